@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/* vhost_user_server.h - a device served to any vhost-user front-end over a Unix socket.
+ *
+ * One front-end at a time; it may come and go as often as it likes. A second
+ * one waits in the socket's backlog. Everything runs on the device's control
+ * loop, but for the queues.
+ */
+#ifndef SLUICE_VHOST_USER_SERVER_H
+#define SLUICE_VHOST_USER_SERVER_H
+
+#include <sluice/virtio.h>
+
+struct sl_vhost_user_server;
+
+/**
+ * struct sl_vhost_user_config
+ * @device:  what is served; it must have no transport yet
+ * @path:    socket to create and listen on, or NULL. A left-over socket of a
+ *           dead process is taken over, a live one is refused (-EADDRINUSE)
+ * @fd:      inherited socket, used when @path is NULL; the server owns it from now on
+ * @connected: @fd is a connected socket, not a listening one: serve that one
+ *           front-end, then call @gone
+ * @gone:    control; a front-end went away and its queues are drained. Optional
+ * @arg:     for @gone
+ */
+struct sl_vhost_user_config {
+	struct sl_device *device;
+	const char *path;
+	int fd;
+	bool connected;
+	void (*gone)(void *arg);
+	void *arg;
+};
+
+SL_API struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user_config *cfg, struct sl_err *err);
+/**
+ * sl_vhost_user_server_stop() - end the connection, drain the queues, remove the socket
+ * @done: called on the control loop, perhaps before this returns; then sl_vhost_user_server_free() may be called
+ */
+SL_API void sl_vhost_user_server_stop(struct sl_vhost_user_server *s, void (*done)(void *arg), void *arg);
+SL_API void sl_vhost_user_server_free(struct sl_vhost_user_server *s);
+
+#endif
