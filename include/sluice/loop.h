@@ -102,6 +102,8 @@ SL_API void sl_task_send(struct sl_loop *loop, struct sl_task *t);
  * control loop invokes on data loops, never the other way round.
  */
 SL_API void sl_loop_invoke(struct sl_loop *loop, void (*fn)(void *arg), void *arg);
+/** sl_loop_is_here() - may this thread touch what belongs to @loop: is it its thread, or does no thread run it? */
+SL_API bool sl_loop_is_here(const struct sl_loop *loop);
 
 /**
  * struct sl_poller - something that can be looked at without a notification

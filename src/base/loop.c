@@ -383,12 +383,17 @@ static void run_invocation(void *arg)
 	sem_post(&inv->done);
 }
 
+bool sl_loop_is_here(const struct sl_loop *loop)
+{
+	return !__atomic_load_n(&loop->running, __ATOMIC_ACQUIRE) || pthread_equal(loop->thread, pthread_self());
+}
+
 void sl_loop_invoke(struct sl_loop *loop, void (*fn)(void *arg), void *arg)
 {
 	struct invocation inv = {.fn = fn, .arg = arg};
 	struct sl_task task = {.fn = run_invocation, .arg = &inv};
 
-	if (!__atomic_load_n(&loop->running, __ATOMIC_ACQUIRE) || pthread_equal(loop->thread, pthread_self())) {
+	if (sl_loop_is_here(loop)) {
 		fn(arg);
 		return;
 	}

@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: MIT */
+/* queue.c - a running queue: from kick to call.
+ *
+ * Theory of operation
+ *
+ * A running queue is either armed or active. Armed: the driver kicks, the loop
+ * sleeps. Active: the queue is a poller of its loop, the driver is asked not
+ * to kick, and each turn of the loop makes one round:
+ *
+ *	pop every chain there is, up to the queue's size -> device's request()
+ *	device's commit()
+ *	publish what is done, call the driver at most once
+ *
+ * When a round finds nothing (and the loop has spun long enough, see loop.c)
+ * the loop arms the queue: rearm says whether something arrived between the
+ * last look and the moment from which the driver kicks; then the queue stays
+ * active and the round is repeated. The StoreLoad fence that makes this safe
+ * is in the ring code, next to the one it pairs with on the driver's side.
+ *
+ * Requests that finish outside a round are published at the end of the turn,
+ * all together.
+ *
+ * The kick descriptor is watched edge triggered and never read, as the
+ * kernel's vhost does it: each write of the driver is an edge, and a peer
+ * that hands over something that is not an eventfd can neither block the
+ * loop nor keep it spinning.
+ */
+#include "virtio/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Counters have one writer; readers on other threads may see a slightly old value. */
+static inline void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* ---- slots ---- */
+
+static struct sl_req *take_slot(struct sl_queue *q)
+{
+	struct sl_req *r = q->free;
+
+	if (r) {
+		q->free = r->next;
+	} else if (q->fresh < q->num) {
+		r = (struct sl_req *)(q->slots + q->fresh++ * q->slot_size);
+		r->queue = q;
+	}
+	return r;
+}
+
+static void give_slot(struct sl_queue *q, struct sl_req *r)
+{
+	r->next = q->free;
+	q->free = r;
+}
+
+static int make_slots(struct sl_queue *q, unsigned int num)
+{
+	/* Whole cache lines, so that neighbours do not share one. */
+	q->slot_size = (sizeof(struct sl_req) + q->device->ops->req_size + 63) & ~(size_t)63;
+	q->slots_bytes = q->slot_size * num;
+	q->slots = mmap(NULL, q->slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (q->slots == MAP_FAILED) {
+		q->slots = NULL;
+		return -ENOMEM;
+	}
+	q->num = num;
+	q->fresh = 0;
+	q->free = NULL;
+	return 0;
+}
+
+/* ---- the round ---- */
+
+static void call_driver(struct sl_queue *q)
+{
+	static const uint64_t one = 1;
+	const struct sl_device *d = q->device;
+
+	count(&q->stats.calls, 1);
+	if (q->call_fd >= 0) {
+		while (write(q->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+			;
+	} else if (d->transport && d->transport->queue_call) {
+		d->transport->queue_call(d->t, q->index);
+	}
+}
+
+static void flush(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	if (!q->staged || q->broken)
+		return;
+	q->staged = false;
+	if (sl_vq_publish(q->vq))
+		call_driver(q);
+}
+
+static void break_queue(struct sl_queue *q, const char *why)
+{
+	if (q->broken)
+		return;
+	flush(q); /* what was done before is still good */
+	q->broken = true;
+	q->why = why;
+	sl_watch_del(&q->kick);
+	sl_poller_deactivate(q->loop, &q->poller);
+	sl_task_send(q->device->control, &q->broke);
+}
+
+static bool poll_queue(void *arg)
+{
+	struct sl_queue *q = arg;
+	const struct sl_device_ops *ops = q->device->ops;
+	unsigned int budget = q->num, n = 0;
+	int ret = 0;
+
+	if (q->starved || !sl_vq_pending(q->vq))
+		return false;
+	q->in_round = true;
+	while (n < budget && !q->broken) {
+		struct sl_req *r = take_slot(q);
+
+		if (!r)
+			break;
+		ret = sl_vq_pop(q->vq, &r->chain);
+		if (ret != 1) {
+			give_slot(q, r);
+			break;
+		}
+		n++;
+		q->in_flight++;
+		ops->request(q, r);
+	}
+	if (n && ops->commit)
+		ops->commit(q);
+	q->in_round = false;
+	flush(q);
+	count(&q->stats.rounds, 1);
+	count(&q->stats.requests, n);
+	if (ret == -ENOBUFS)
+		q->starved = q->in_flight > 0;
+	else if (ret < 0)
+		break_queue(q, sl_vq_broken(q->vq));
+	return n > 0;
+}
+
+static bool arm_queue(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	/* A starved queue goes on when a request is done; a kick would not help it. */
+	return !q->starved && sl_vq_rearm(q->vq);
+}
+
+static void activate(struct sl_queue *q)
+{
+	if (sl_poller_active(&q->poller) || q->broken || q->stopping)
+		return;
+	sl_vq_disarm(q->vq);
+	sl_poller_activate(q->loop, &q->poller);
+}
+
+/* A kick, by descriptor or by sl_queue_kick(). */
+static void kicked(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	if (!q->vq || q->broken || q->stopping)
+		return;
+	count(&q->stats.kicks, 1);
+	activate(q);
+	poll_queue(q);
+}
+
+static void kick_ready(void *arg, uint32_t events)
+{
+	(void)events;
+	kicked(arg);
+}
+
+void sl_req_done(struct sl_req *r, uint32_t len)
+{
+	struct sl_queue *q = r->queue;
+
+	if (!q->broken) {
+		sl_vq_push(q->vq, &r->chain, len);
+		q->staged = true;
+		if (!q->in_round)
+			sl_task_post(q->loop, &q->flush);
+	}
+	give_slot(q, r);
+	q->in_flight--;
+	if (q->starved) {
+		q->starved = false;
+		activate(q);
+	}
+	/* Not here: the device is in the middle of something. */
+	if (q->stopping && !q->in_flight)
+		sl_task_post(q->loop, &q->finish);
+}
+
+void sl_queue_fail(struct sl_queue *q, const char *why)
+{
+	break_queue(q, why);
+}
+
+/* ---- start ---- */
+
+struct start {
+	struct sl_queue *q;
+	const struct sl_queue_setup *setup;
+	struct sl_mem *mem;
+	struct sl_err *err;
+	int ret;
+};
+
+/* A call must not block the loop, whatever state the peer's descriptor is in. */
+static void never_block(int fd)
+{
+	int flags = fd >= 0 ? fcntl(fd, F_GETFL) : -1;
+
+	if (flags >= 0 && !(flags & O_NONBLOCK))
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+static void drop_ring(struct sl_queue *q)
+{
+	sl_watch_del(&q->kick);
+	sl_poller_deactivate(q->loop, &q->poller);
+	sl_task_cancel(q->loop, &q->flush);
+	sl_task_cancel(q->loop, &q->finish);
+	sl_vq_free(q->vq);
+	q->vq = NULL;
+	if (q->slots)
+		munmap(q->slots, q->slots_bytes);
+	q->slots = NULL;
+}
+
+/* Does a ring that starts at @base continue an earlier life? */
+static bool continues(const struct sl_vq_config *vq)
+{
+	return vq->inflight || vq->base != (vq->packed ? 0x80008000u : 0);
+}
+
+static void start_on_data_loop(void *arg)
+{
+	struct start *s = arg;
+	struct sl_queue *q = s->q;
+	const struct sl_device *d = q->device;
+	int ret;
+
+	q->stopping = q->broken = q->starved = q->in_round = q->staged = false;
+	q->in_flight = 0;
+	q->call_fd = s->setup->call_fd;
+	never_block(q->call_fd);
+	errno = 0;
+	q->vq = sl_vq_new(&s->setup->vq, s->mem, s->err);
+	if (!q->vq) {
+		s->ret = errno ? -errno : -EINVAL;
+		return;
+	}
+	ret = make_slots(q, s->setup->vq.num);
+	if (ret)
+		sl_err_set(s->err, ENOMEM, "%s: queue %u: out of memory", d->name, q->index);
+	if (!ret && d->ops->queue_size)
+		memset(q->priv, 0, d->ops->queue_size);
+	if (!ret && d->ops->queue_start) {
+		ret = d->ops->queue_start(q);
+		if (ret)
+			sl_err_set(s->err, -ret, "%s: queue %u: start: %s", d->name, q->index, strerror(-ret));
+	}
+	if (!ret && s->setup->kick_fd >= 0) {
+		ret = sl_watch_add(q->loop, &q->kick, s->setup->kick_fd, EPOLLIN | EPOLLET);
+		if (ret) {
+			sl_err_set(s->err, -ret, "%s: queue %u: kick descriptor: %s", d->name, q->index, strerror(-ret));
+			if (d->ops->queue_stop)
+				d->ops->queue_stop(q);
+		}
+	}
+	s->ret = ret;
+	if (ret) {
+		drop_ring(q);
+		return;
+	}
+	activate(q);
+	if (continues(&s->setup->vq))
+		call_driver(q);
+}
+
+int sl_queue_start(struct sl_device *d, unsigned int index, const struct sl_queue_setup *setup, struct sl_mem *mem,
+		   struct sl_err *err)
+{
+	struct sl_queue_setup with_features = *setup;
+	struct start s = {.setup = &with_features, .mem = mem, .err = err};
+
+	if (index >= d->num_queues)
+		return sl_err_set(err, EINVAL, "%s: queue %u: there are %u", d->name, index, d->num_queues);
+	s.q = &d->queues[index];
+	if (s.q->state != QUEUE_STOPPED)
+		return sl_err_set(err, EBUSY, "%s: queue %u: runs already", d->name, index);
+	if (!setup->vq.num || setup->vq.num > d->max_queue_size)
+		return sl_err_set(err, EINVAL, "%s: queue %u: size %u, 1 to %u are allowed", d->name, index, setup->vq.num,
+				  d->max_queue_size);
+	with_features.vq.packed = sl_features_has(&d->accepted, SL_F_RING_PACKED);
+	with_features.vq.event_idx = sl_features_has(&d->accepted, SL_F_EVENT_IDX);
+	with_features.vq.indirect = sl_features_has(&d->accepted, SL_F_INDIRECT_DESC);
+	with_features.vq.in_order = sl_features_has(&d->accepted, SL_F_IN_ORDER);
+	sl_loop_invoke(s.q->loop, start_on_data_loop, &s);
+	if (!s.ret)
+		s.q->state = QUEUE_RUNNING;
+	return s.ret;
+}
+
+/* ---- stop ---- */
+
+/* Data loop, end of a turn: the last request is done. */
+static void finish_stop(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	if (!q->vq || !q->stopping || q->in_flight)
+		return;
+	flush(q);
+	q->last_base = sl_vq_base(q->vq);
+	if (q->device->ops->queue_stop)
+		q->device->ops->queue_stop(q);
+	drop_ring(q);
+	sl_task_send(q->device->control, &q->stopped);
+}
+
+static void stop_on_data_loop(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	q->stopping = true;
+	sl_watch_del(&q->kick);
+	sl_poller_deactivate(q->loop, &q->poller);
+	if (!q->in_flight)
+		sl_task_post(q->loop, &q->finish);
+}
+
+bool queue_ask_stop(struct sl_queue *q)
+{
+	if (q->state == QUEUE_STOPPED)
+		return false;
+	if (q->state == QUEUE_RUNNING) {
+		q->state = QUEUE_STOPPING;
+		sl_loop_invoke(q->loop, stop_on_data_loop, q);
+	}
+	return true;
+}
+
+static void stopped(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	q->state = QUEUE_STOPPED;
+	device_queue_stopped(q);
+}
+
+static void broke(void *arg)
+{
+	device_queue_broke(arg);
+}
+
+/* ---- small changes while it runs ---- */
+
+struct change {
+	struct sl_queue *q;
+	int fd;
+	struct sl_mem *mem;
+	struct sl_dirty_log *log;
+	bool log_ring;
+	uint64_t log_addr;
+};
+
+static void set_call(void *arg)
+{
+	struct change *c = arg;
+
+	never_block(c->fd);
+	c->q->call_fd = c->fd;
+}
+
+static void set_kick(void *arg)
+{
+	struct change *c = arg;
+
+	sl_watch_del(&c->q->kick);
+	if (c->fd < 0 || !c->q->vq || c->q->broken || c->q->stopping)
+		return;
+	if (sl_watch_add(c->q->loop, &c->q->kick, c->fd, EPOLLIN | EPOLLET) < 0)
+		break_queue(c->q, "the kick descriptor cannot be waited on");
+	else
+		activate(c->q); /* a kick on the old descriptor may be lost: look */
+}
+
+static void set_mem(void *arg)
+{
+	struct change *c = arg;
+
+	if (c->q->vq && !c->q->broken && sl_vq_set_mem(c->q->vq, c->mem) < 0)
+		break_queue(c->q, sl_vq_broken(c->q->vq));
+}
+
+static void set_log(void *arg)
+{
+	struct change *c = arg;
+
+	if (c->q->vq)
+		sl_vq_set_log(c->q->vq, c->log, c->log_ring, c->log_addr);
+}
+
+/* Make a change on the data loop. A queue that is stopping may have lost its ring there already. */
+static void change(struct sl_device *d, unsigned int index, void (*fn)(void *arg), struct change *c)
+{
+	if (index >= d->num_queues)
+		return;
+	c->q = &d->queues[index];
+	if (c->q->state != QUEUE_STOPPED)
+		sl_loop_invoke(c->q->loop, fn, c);
+}
+
+void sl_queue_set_call(struct sl_device *d, unsigned int index, int fd)
+{
+	change(d, index, set_call, &(struct change){.fd = fd});
+}
+
+void sl_queue_set_kick(struct sl_device *d, unsigned int index, int fd)
+{
+	change(d, index, set_kick, &(struct change){.fd = fd});
+}
+
+void sl_queue_set_log(struct sl_device *d, unsigned int index, struct sl_dirty_log *log, bool log_ring,
+		      uint64_t log_addr)
+{
+	change(d, index, set_log, &(struct change){.log = log, .log_ring = log_ring, .log_addr = log_addr});
+}
+
+void sl_device_set_mem(struct sl_device *d, struct sl_mem *mem)
+{
+	for (unsigned int i = 0; i < d->num_queues; i++)
+		change(d, i, set_mem, &(struct change){.mem = mem});
+}
+
+void sl_queue_kick(struct sl_device *d, unsigned int index)
+{
+	struct sl_queue *q;
+
+	if (index >= d->num_queues)
+		return;
+	q = &d->queues[index];
+	if (sl_loop_is_here(q->loop))
+		kicked(q);
+	else
+		sl_task_send(q->loop, &q->kicked);
+}
+
+/* ---- the rest ---- */
+
+void queue_init(struct sl_device *d, unsigned int index, struct sl_loop *loop)
+{
+	struct sl_queue *q = &d->queues[index];
+
+	q->device = d;
+	q->index = index;
+	q->loop = loop;
+	q->call_fd = -1;
+	q->kick = (struct sl_watch){.fn = kick_ready, .arg = q, .fd = -1};
+	q->poller = (struct sl_poller){.poll = poll_queue, .arm = arm_queue, .arg = q, .max_us = d->poll_us};
+	q->kicked = (struct sl_task){.fn = kicked, .arg = q};
+	q->flush = (struct sl_task){.fn = flush, .arg = q};
+	q->finish = (struct sl_task){.fn = finish_stop, .arg = q};
+	q->stopped = (struct sl_task){.fn = stopped, .arg = q};
+	q->broke = (struct sl_task){.fn = broke, .arg = q};
+}
+
+struct sl_device *sl_queue_device(const struct sl_queue *q)
+{
+	return q->device;
+}
+
+unsigned int sl_queue_index(const struct sl_queue *q)
+{
+	return q->index;
+}
+
+struct sl_loop *sl_queue_loop(const struct sl_queue *q)
+{
+	return q->loop;
+}
+
+void *sl_queue_priv(const struct sl_queue *q)
+{
+	return q->priv;
+}
+
+bool sl_queue_running(const struct sl_device *d, unsigned int index)
+{
+	return index < d->num_queues && d->queues[index].state == QUEUE_RUNNING;
+}
+
+void sl_queue_stats(const struct sl_device *d, unsigned int index, struct sl_queue_stats *out)
+{
+	const struct sl_queue_stats *s;
+
+	*out = (struct sl_queue_stats){0};
+	if (index >= d->num_queues)
+		return;
+	s = &d->queues[index].stats;
+	out->requests = __atomic_load_n(&s->requests, __ATOMIC_RELAXED);
+	out->rounds = __atomic_load_n(&s->rounds, __ATOMIC_RELAXED);
+	out->kicks = __atomic_load_n(&s->kicks, __ATOMIC_RELAXED);
+	out->calls = __atomic_load_n(&s->calls, __ATOMIC_RELAXED);
+}
