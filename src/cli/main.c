@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* main.c - `sluice COMMAND ...`: one row a sub-command */
+#include "cli/cmd.h"
+
+#include "base/opts.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifndef SLUICE_VERSION
+#define SLUICE_VERSION "unknown"
+#endif
+
+static const struct command {
+	const char *name, *help;
+	int (*fn)(int argc, char **argv);
+} commands[] = {
+	{"serve", "serve devices to any VMM over vhost-user", cmd_serve},
+	{"devices", "device types, their sources, keys and defaults", cmd_devices},
+};
+#define NUM_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static void help(FILE *out)
+{
+	fprintf(out, "usage: sluice COMMAND [OPTION]...\n\n");
+	for (unsigned int i = 0; i < NUM_COMMANDS; i++)
+		fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].help);
+	fprintf(out, "\n`sluice COMMAND --help` says more; so does the manual page sluice(1).\n");
+}
+
+int main(int argc, char **argv)
+{
+	const char *names[NUM_COMMANDS + 1] = {0};
+	const char *near;
+
+	/* A peer or a reader that goes away is an error code, not the end of the process. */
+	signal(SIGPIPE, SIG_IGN);
+	if (argc < 2) {
+		help(stderr);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		help(stdout);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		printf("sluice %s\n", SLUICE_VERSION);
+		return 0;
+	}
+	for (unsigned int i = 0; i < NUM_COMMANDS; i++) {
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].fn(argc - 1, argv + 1);
+		names[i] = commands[i].name;
+	}
+	near = opt_nearest(argv[1], names);
+	if (near)
+		fprintf(stderr, "sluice: %s: unknown command; did you mean '%s'?\n", argv[1], near);
+	else
+		fprintf(stderr, "sluice: %s: unknown command; `sluice --help` lists them\n", argv[1]);
+	return EXIT_USAGE;
+}
