@@ -20,7 +20,7 @@ struct sl_vhost_user_server;
  * @fd:      inherited socket, used when @path is NULL; the server owns it from now on
  * @connected: @fd is a connected socket, not a listening one: serve that one
  *           front-end, then call @gone
- * @gone:    control; a front-end went away and its queues are drained. Optional
+ * @gone:    control; a front-end went away by itself and its queues are drained. Optional
  * @arg:     for @gone
  */
 struct sl_vhost_user_config {
