@@ -158,20 +158,14 @@ SL_API struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_c
 struct sl_device;
 
 /**
- * struct sl_link_direct_config - a device of this process
- * @device: must have no transport yet
- * @step:   run the device's loops a little; called while the link waits for the device.
- *          NULL: the loops are run by other threads
- * @arg:    for @step
+ * sl_link_direct_open() - attach to a device of this process, which must have no transport yet
+ *
+ * The link's thread is the one of the device's control loop; the link steps
+ * that loop while it waits for the device. Data loops may be run by other
+ * threads. close() leaves the device reset and detached.
+ * Return: the link, or NULL with @err filled.
  */
-struct sl_link_direct_config {
-	struct sl_device *device;
-	void (*step)(void *arg);
-	void *arg;
-};
-
-/** sl_link_direct_open() - attach to a device; NULL with @err filled. close() leaves the device reset and detached */
-SL_API struct sl_link *sl_link_direct_open(const struct sl_link_direct_config *cfg, struct sl_err *err);
+SL_API struct sl_link *sl_link_direct_open(struct sl_device *device, struct sl_err *err);
 
 /**
  * struct sl_dma - memory to share with a device, given out from its front

@@ -17,6 +17,7 @@ static const struct command {
 	int (*fn)(int argc, char **argv);
 } commands[] = {
 	{"serve", "serve devices to any VMM over vhost-user", cmd_serve},
+	{"bench", "load a back-end, ours or not, and measure it", cmd_bench},
 	{"devices", "device types, their sources, keys and defaults", cmd_devices},
 };
 #define NUM_COMMANDS (sizeof(commands) / sizeof(commands[0]))
