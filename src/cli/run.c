@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/* run.c - `sluice run`: boot a guest whose devices this process serves */
+#include "cli/cmd.h"
+
+#include "base/opts.h"
+#include "machine/machine.h"
+
+#include <sluice/memory.h>
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help_text[] =
+	"usage: sluice run --kernel FILE [OPTION]...\n\n"
+	"  --kernel FILE  what to boot: a bzImage, or with --engine uml a User-mode Linux program\n"
+	"  --initrd FILE  the guest's initial file system\n"
+	"  --append TEXT  more words for the kernel's command line\n"
+	"  --memory SIZE  guest memory, a multiple of 1M [512M]\n"
+	"  --cpus N       guest CPUs [1]\n"
+	"  --engine NAME  what runs the guest's instructions: auto, qemu, uml [auto]\n"
+	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...; see `sluice devices`.\n"
+	"                 TYPE,socket=PATH is a device that another process serves\n\n"
+	"  The guest's serial console is this terminal; Ctrl-C ends the run.\n\n"
+	"  sluice run --kernel vmlinuz --initrd initrd.img --append root=/dev/vda --device blk,disk.img\n";
+
+static int parse_memory(const char *text, uint64_t *out)
+{
+	if (opt_parse_size(text, out) || *out % (1 << 20) || *out < MACHINE_MIN_MEMORY || *out > MACHINE_MAX_MEMORY)
+		return cmd_usage("run", "--memory %s: wants a size from 16M to 1T, a multiple of 1M", text);
+	return 0;
+}
+
+static int parse_cpus(const char *text, unsigned int *out)
+{
+	uint64_t n;
+
+	if (opt_parse_uint(text, &n) || !n || n > MACHINE_MAX_CPUS)
+		return cmd_usage("run", "--cpus %s: wants a number from 1 to %u", text, MACHINE_MAX_CPUS);
+	*out = (unsigned int)n;
+	return 0;
+}
+
+/* 0, an exit status, or -1: --help was asked for. @devices has room for all of argv. */
+static int parse(int argc, char **argv, struct machine_options *o, const char **devices)
+{
+	static const struct option options[] = {{"kernel", required_argument, NULL, 'k'},
+						{"initrd", required_argument, NULL, 'i'},
+						{"append", required_argument, NULL, 'a'},
+						{"memory", required_argument, NULL, 'm'},
+						{"cpus", required_argument, NULL, 'c'},
+						{"engine", required_argument, NULL, 'e'},
+						{"device", required_argument, NULL, 'd'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
+	static const char *const names[] = {"kernel", "initrd", "append", "memory", "cpus",
+					    "engine", "device", "help",	  NULL};
+	int answer, ret = 0;
+
+	opterr = 0;
+	while (!ret && (answer = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
+		switch (answer) {
+		case 'k':
+			o->kernel = optarg;
+			break;
+		case 'i':
+			o->initrd = optarg;
+			break;
+		case 'a':
+			o->append = optarg;
+			break;
+		case 'm':
+			ret = parse_memory(optarg, &o->memory);
+			break;
+		case 'c':
+			ret = parse_cpus(optarg, &o->cpus);
+			break;
+		case 'e':
+			o->engine = optarg;
+			break;
+		case 'd':
+			devices[o->num_devices++] = optarg;
+			break;
+		case 'h':
+			return -1;
+		default:
+			return cmd_bad_option("run", argv, answer, names);
+		}
+	}
+	if (ret)
+		return ret;
+	if (optind < argc)
+		return cmd_usage("run", "'%s': unexpected; options start with --", argv[optind]);
+	return o->kernel ? 0 : cmd_usage("run", "no kernel; add --kernel FILE");
+}
+
+static int run(const struct machine_options *o)
+{
+	struct device_env env = {.control = sl_loop_new()};
+	struct data_threads *threads = NULL;
+	struct sl_err err = {0};
+	int ret = 0;
+
+	if (!env.control || sl_mem_guard())
+		ret = sl_err_set(&err, errno, "cannot start: %s", strerror(errno));
+	if (!ret) {
+		threads = data_threads_start(1, &err);
+		ret = threads ? 0 : -ENOMEM;
+	}
+	if (!ret) {
+		env.loops = data_threads_loops(threads, &env.num_loops);
+		ret = machine_run(o, &env, &err);
+	}
+	if (ret < 0)
+		ret = cmd_fail("run", &err, ret);
+	data_threads_end(threads);
+	if (env.control)
+		sl_loop_free(env.control);
+	return ret;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct machine_options o = {.engine = "auto", .memory = 512ULL << 20, .cpus = 1};
+	const char **devices = calloc((size_t)argc, sizeof(*devices));
+	int ret;
+
+	if (!devices)
+		return EXIT_RUNTIME;
+	o.devices = devices;
+	ret = parse(argc, argv, &o, devices);
+	if (ret < 0)
+		fputs(help_text, stdout);
+	ret = ret < 0 ? 0 : ret ? ret : run(&o);
+	free(devices);
+	return ret;
+}

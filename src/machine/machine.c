@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+/* machine.c - boot a guest on an engine and serve its devices until it ends
+ *
+ * The calling thread runs the control loop: the devices' control plane, the
+ * console, signals, the child. Queues run where struct device_env says.
+ *
+ *     open devices -> engine starts the servers and its program -> loop
+ *         -> the program ended -> engine's verdict -> servers drain -> close devices
+ */
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "machine/console.h"
+#include "machine/engine.h"
+
+static const struct engine *const engines[] = {&engine_qemu, &engine_uml};
+#define NUM_ENGINES (sizeof(engines) / sizeof(engines[0]))
+
+/**
+ * struct run - a machine that runs
+ * @signals:  SIGINT, SIGTERM, SIGHUP as a descriptor
+ * @signal:   the one that came first, 0: none
+ * @stopping: servers that are still draining
+ */
+struct run {
+	struct machine m;
+	struct console console;
+	struct sl_watch signal_watch, child_watch;
+	int signals, signal;
+	sigset_t old_mask;
+	unsigned int stopping;
+};
+
+const char *const *machine_engines(void)
+{
+	static const char *const names[] = {"auto", "qemu", "uml", NULL};
+
+	return names;
+}
+
+static const struct engine *find_engine(const char *name, struct sl_err *err)
+{
+	const char *near;
+
+	if (!strcmp(name, "auto")) /* until there is an engine of ours to prefer */
+		return &engine_qemu;
+	for (unsigned int i = 0; i < NUM_ENGINES; i++)
+		if (!strcmp(engines[i]->name, name))
+			return engines[i];
+	near = opt_nearest(name, machine_engines());
+	if (!strcmp(name, "kvm"))
+		sl_err_set(err, ENOSYS, "--engine kvm: this build has no kvm engine; use qemu or uml");
+	else
+		sl_err_set(err, EINVAL, "--engine %s: no such engine%s%s%s", name, near ? "; did you mean " : "",
+			   near ? near : "", near ? "?" : ": auto, qemu or uml");
+	return NULL;
+}
+
+bool machine_in_path(const char *program)
+{
+	const char *path = getenv("PATH");
+	char file[4096];
+
+	for (path = path ? path : "/usr/bin:/bin"; *path;) {
+		size_t n = strcspn(path, ":");
+
+		snprintf(file, sizeof(file), "%.*s/%s", (int)n, path, program);
+		if (!access(file, X_OK))
+			return true;
+		path += n + (path[n] == ':');
+	}
+	return false;
+}
+
+int machine_check_file(const char *what, const char *path, const char *magic, size_t offset, const char *kind,
+		       struct sl_err *err)
+{
+	char found[16];
+	size_t len = strlen(magic);
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), ret = 0;
+
+	if (fd < 0)
+		return sl_err_set(err, errno, "%s %s: %s", what, path, strerror(errno));
+	if (fstat(fd, &st))
+		ret = sl_err_set(err, errno, "%s %s: %s", what, path, strerror(errno));
+	else if (!S_ISREG(st.st_mode))
+		ret = sl_err_set(err, EINVAL, "%s %s: is no regular file", what, path);
+	else if (pread(fd, found, len, (off_t)offset) != (ssize_t)len || memcmp(found, magic, len))
+		ret = sl_err_set(err, ENOEXEC, "%s %s: is no %s", what, path, kind);
+	close(fd);
+	return ret;
+}
+
+/* ---- devices ---- */
+
+static const struct opt_def place_defs[] = {
+	{"socket", OPT_STRING, offsetof(struct machine_place, socket), .help = "the device lives there, in another process"},
+	{"queues", OPT_UINT, offsetof(struct machine_place, queues), "1", 1, SL_DEVICE_MAX_QUEUES,
+	 .help = "how many of its queues the guest gets"},
+	{"packed", OPT_BOOL, offsetof(struct machine_place, packed), "off", .help = "let the guest use packed rings"},
+	{NULL},
+};
+static const struct opt_table place_table = {"run", place_defs};
+
+static int open_remote(struct machine_device *d, struct sl_err *err)
+{
+	static const struct opt_table *const tables[] = {&place_table, NULL};
+	struct stat st;
+	int ret;
+
+	d->type = device_type_find(d->spec.type, err);
+	if (!d->type)
+		return -EINVAL;
+	if (d->spec.source)
+		return sl_err_set(err, EINVAL, "%s: %s: the source belongs to the process that serves socket=",
+				  d->spec.type, d->spec.source);
+	ret = opts_apply(&place_table, &d->spec, &d->place, err);
+	if (!ret)
+		ret = opts_finish(tables, &d->spec, err);
+	if (ret)
+		return ret;
+	if (stat(d->place.socket, &st))
+		return sl_err_set(err, errno, "%s: socket=%s: %s", d->spec.type, d->place.socket, strerror(errno));
+	if (!S_ISSOCK(st.st_mode))
+		return sl_err_set(err, EINVAL, "%s: socket=%s: is no socket", d->spec.type, d->place.socket);
+	return 0;
+}
+
+static int open_local(struct machine_device *d, const struct device_env *env, struct sl_err *err)
+{
+	errno = 0;
+	d->served = device_open(&d->spec, env, err);
+	if (!d->served)
+		return errno ? -errno : -EINVAL;
+	d->type = d->served->type;
+	d->place.queues = sl_device_num_queues(d->served->dev);
+	d->place.packed = sl_features_has(sl_device_offered(d->served->dev), SL_F_RING_PACKED);
+	if (d->served->place.fd != DEVICE_NO_FD)
+		return sl_err_set(err, EINVAL, "%s: fd: only `sluice serve` takes it", d->spec.type);
+	return 0;
+}
+
+static int open_device(struct machine *m, struct machine_device *d, const struct device_env *env, const char *text,
+		       struct sl_err *err)
+{
+	const struct engine *engine = m->engine;
+	int ret = spec_parse(&d->spec, text, err);
+
+	if (!ret)
+		ret = spec_has(&d->spec, "socket") ? open_remote(d, err) : open_local(d, env, err);
+	if (ret || engine->hosts(d->type->id))
+		return ret;
+	for (unsigned int i = 0; i < NUM_ENGINES; i++)
+		if (engines[i]->hosts(d->type->id))
+			return sl_err_set(err, ENOTSUP, "%s: engine %s cannot host it; engine %s can", d->type->type,
+					  engine->name, engines[i]->name);
+	return sl_err_set(err, ENOTSUP, "%s: no engine can host it", d->type->type);
+}
+
+static void close_devices(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->options->num_devices; i++) {
+		device_close(m->devices[i].served);
+		spec_free(&m->devices[i].spec);
+	}
+	free(m->devices);
+}
+
+int machine_serve(struct machine_device *d, const char *path, int fd, struct sl_err *err)
+{
+	const struct sl_vhost_user_config cfg = {
+		.device = d->served->dev, .path = path, .fd = fd, .connected = !path,
+	};
+
+	errno = 0;
+	d->server = sl_vhost_user_server_new(&cfg, err);
+	return d->server ? 0 : errno ? -errno : -EINVAL;
+}
+
+static void server_stopped(void *arg)
+{
+	struct run *r = arg;
+
+	r->stopping--;
+}
+
+/* The program is gone, so all that is waited for here is I/O in flight. */
+static void stop_servers(struct run *r)
+{
+	struct machine *m = &r->m;
+
+	for (unsigned int i = 0; i < m->options->num_devices; i++)
+		if (m->devices[i].server) {
+			r->stopping++;
+			sl_vhost_user_server_stop(m->devices[i].server, server_stopped, r);
+		}
+	while (r->stopping)
+		sl_loop_step(m->control, -1);
+	for (unsigned int i = 0; i < m->options->num_devices; i++)
+		sl_vhost_user_server_free(m->devices[i].server);
+}
+
+/* ---- the run ---- */
+
+static void on_signal(void *arg, uint32_t events)
+{
+	struct run *r = arg;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(r->signals, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (r->signal)
+		return;
+	r->signal = (int)info.ssi_signo;
+	console_restore(&r->console);
+	child_end(&r->m.child);
+	sigprocmask(SIG_SETMASK, &r->old_mask, NULL); /* whoever cannot wait sends another one */
+}
+
+static void on_child(void *arg, uint32_t events)
+{
+	struct run *r = arg;
+
+	(void)events;
+	sl_loop_quit(r->m.control);
+}
+
+static int take_signals(struct run *r, struct sl_err *err)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	r->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (r->signals < 0)
+		return sl_err_set(err, errno, "signals: %s", strerror(errno));
+	sigprocmask(SIG_BLOCK, &set, &r->old_mask);
+	return 0;
+}
+
+static void give_back_signals(struct run *r)
+{
+	sigprocmask(SIG_SETMASK, &r->old_mask, NULL);
+	close(r->signals);
+}
+
+/* Turn the loop until the child is gone; 0 or 1, the exit status. */
+static int run_guest(struct run *r, int console)
+{
+	struct machine *m = &r->m;
+	const char *why;
+	char buf[128];
+	int ret, status;
+
+	r->signal_watch = (struct sl_watch){.fn = on_signal, .arg = r};
+	r->child_watch = (struct sl_watch){.fn = on_child, .arg = r};
+	ret = console_start(&r->console, m->control, console);
+	if (!ret) {
+		sl_watch_add(m->control, &r->signal_watch, r->signals, EPOLLIN);
+		sl_watch_add(m->control, &r->child_watch, m->child.pidfd, EPOLLIN);
+		sl_loop_run(m->control);
+		sl_watch_del(&r->child_watch);
+		sl_watch_del(&r->signal_watch);
+	}
+	child_end(&m->child);
+	status = child_wait(&m->child);
+	if (ret) {
+		sl_log(SL_LOG_ERROR, "run: console: %s", strerror(-ret));
+		return 1;
+	}
+	console_stop(&r->console);
+	why = m->engine->verdict(m, status, buf, sizeof(buf));
+	if (r->signal)
+		why = r->signal == SIGINT ? "interrupted" : "told to end";
+	if (why)
+		sl_log(SL_LOG_ERROR, "run: %s", why);
+	return why ? 1 : 0;
+}
+
+static int run_machine(struct run *r, const struct device_env *env, struct sl_err *err)
+{
+	struct machine *m = &r->m;
+	int console[2] = {-1, -1}, ret = 0;
+
+	for (unsigned int i = 0; i < m->options->num_devices && !ret; i++)
+		ret = open_device(m, &m->devices[i], env, m->options->devices[i], err);
+	if (!ret && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console))
+		ret = sl_err_set(err, errno, "console: %s", strerror(errno));
+	if (!ret) {
+		if (!strcmp(m->options->engine, "auto"))
+			sl_log(SL_LOG_INFO, "run: engine qemu: the guest's CPU is QEMU's TCG (no kvm engine in this build)");
+		ret = m->engine->start(m, console[1], err);
+		close(console[1]);
+		if (!ret)
+			ret = run_guest(r, console[0]);
+		else
+			close(console[0]);
+		m->engine->finish(m);
+		stop_servers(r);
+	}
+	return ret;
+}
+
+int machine_run(const struct machine_options *o, const struct device_env *env, struct sl_err *err)
+{
+	struct run r = {.m.options = o, .m.control = env->control};
+	int ret;
+
+	r.m.engine = find_engine(o->engine, err);
+	if (!r.m.engine)
+		return -EINVAL;
+	ret = r.m.engine->check(o, err);
+	if (ret)
+		return ret;
+	r.m.devices = calloc(o->num_devices ? o->num_devices : 1, sizeof(*r.m.devices));
+	if (!r.m.devices)
+		return sl_err_set(err, ENOMEM, "out of memory");
+	ret = take_signals(&r, err);
+	if (!ret) {
+		ret = run_machine(&r, env, err);
+		give_back_signals(&r);
+	}
+	close_devices(&r.m);
+	return ret;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* machine.h - a virtual machine whose devices are all sluice's; the CPU is an engine's.
+ */
+#ifndef MACHINE_H
+#define MACHINE_H
+
+#include <stdint.h>
+
+#include <devices/devices.h>
+
+/**
+ * struct machine_options - what `sluice run` was asked for
+ * @engine:      a name of machine_engines(), or "auto"
+ * @kernel:      what the engine boots
+ * @initrd:      NULL: none
+ * @append:      more words for the kernel's command line; NULL: none
+ * @memory:      bytes, a multiple of 1 MiB
+ * @cpus:        1 to MACHINE_MAX_CPUS
+ * @devices:     TYPE[,SOURCE][,KEY=VALUE]... of each device
+ * @num_devices: entries of @devices
+ */
+struct machine_options {
+	const char *engine, *kernel, *initrd, *append;
+	uint64_t memory;
+	unsigned int cpus;
+	const char *const *devices;
+	unsigned int num_devices;
+};
+
+#define MACHINE_MAX_CPUS 64
+#define MACHINE_MIN_MEMORY (16ULL << 20)
+#define MACHINE_MAX_MEMORY (1ULL << 40)
+
+/** machine_engines() - the names of the engines, for messages and help; ends with NULL */
+const char *const *machine_engines(void);
+
+/**
+ * machine_run() - boot a guest and serve its devices until it ends
+ *
+ * @env: where the devices run; the calling thread runs its control loop until
+ *       the guest has ended
+ *
+ * SIGINT, SIGTERM and SIGHUP end the guest, a second one ends this process as
+ * it would without us. Standard input and output become the guest's console.
+ *
+ * Return: 0 when the guest switched itself off; 1 when it ended in any other
+ * way, which has been logged; -errno with @err filled when it could not start.
+ */
+int machine_run(const struct machine_options *o, const struct device_env *env, struct sl_err *err);
+
+#endif
