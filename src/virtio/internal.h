@@ -29,6 +29,7 @@ enum queue_state { QUEUE_STOPPED, QUEUE_RUNNING, QUEUE_STOPPING };
  * @in_round:    requests that are done now are published at the end of the round
  * @staged:      chains pushed and not yet published
  * @call_fd:     -1: transport's queue_call
+ * @call_may_block: it has no O_NONBLOCK
  */
 struct sl_queue {
 	struct sl_device *device;
@@ -46,6 +47,7 @@ struct sl_queue {
 	unsigned int num, fresh, in_flight;
 	bool stopping, broken, starved, in_round, staged;
 	int call_fd;
+	bool call_may_block;
 	void *priv;
 	const char *why; /* it is broken */
 

@@ -29,6 +29,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -79,6 +80,14 @@ static int make_slots(struct sl_queue *q, unsigned int num)
 
 /* ---- the round ---- */
 
+/* The peer's descriptor is full: it has been called already. Its flags are not ours to change, so ask. */
+static bool call_would_block(const struct sl_queue *q)
+{
+	struct pollfd p = {.fd = q->call_fd, .events = POLLOUT};
+
+	return q->call_may_block && poll(&p, 1, 0) == 0;
+}
+
 static void call_driver(struct sl_queue *q)
 {
 	static const uint64_t one = 1;
@@ -86,6 +95,8 @@ static void call_driver(struct sl_queue *q)
 
 	count(&q->stats.calls, 1);
 	if (q->call_fd >= 0) {
+		if (call_would_block(q))
+			return;
 		while (write(q->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 			;
 	} else if (d->transport && d->transport->queue_call) {
@@ -223,13 +234,12 @@ struct start {
 	int ret;
 };
 
-/* A call must not block the loop, whatever state the peer's descriptor is in. */
-static void never_block(int fd)
+static void use_call_fd(struct sl_queue *q, int fd)
 {
-	int flags = fd >= 0 ? fcntl(fd, F_GETFL) : -1;
+	int flags = fd >= 0 ? fcntl(fd, F_GETFL) : 0;
 
-	if (flags >= 0 && !(flags & O_NONBLOCK))
-		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	q->call_fd = fd;
+	q->call_may_block = flags >= 0 && !(flags & O_NONBLOCK);
 }
 
 static void drop_ring(struct sl_queue *q)
@@ -260,8 +270,7 @@ static void start_on_data_loop(void *arg)
 
 	q->stopping = q->broken = q->starved = q->in_round = q->staged = false;
 	q->in_flight = 0;
-	q->call_fd = s->setup->call_fd;
-	never_block(q->call_fd);
+	use_call_fd(q, s->setup->call_fd);
 	errno = 0;
 	q->vq = sl_vq_new(&s->setup->vq, s->mem, s->err);
 	if (!q->vq) {
@@ -387,8 +396,7 @@ static void set_call(void *arg)
 {
 	struct change *c = arg;
 
-	never_block(c->fd);
-	c->q->call_fd = c->fd;
+	use_call_fd(c->q, c->fd);
 }
 
 static void set_kick(void *arg)
