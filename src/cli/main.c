@@ -16,6 +16,7 @@ static const struct command {
 	const char *name, *help;
 	int (*fn)(int argc, char **argv);
 } commands[] = {
+	{"run", "boot a Linux guest whose devices are served here", cmd_run},
 	{"serve", "serve devices to any VMM over vhost-user", cmd_serve},
 	{"bench", "load a back-end, ours or not, and measure it", cmd_bench},
 	{"devices", "device types, their sources, keys and defaults", cmd_devices},
