@@ -47,6 +47,15 @@ struct opt_table {
 	const struct opt_def *defs;
 };
 
+/**
+ * struct opt_source - a form of the SOURCE piece, for help
+ * @form: "memory:SIZE"
+ * @help: one sentence without a final dot
+ */
+struct opt_source {
+	const char *form, *help;
+};
+
 struct spec_pair {
 	const char *key, *value;
 	bool used;

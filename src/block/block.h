@@ -23,6 +23,8 @@
 #include <sluice/error.h>
 #include <sluice/loop.h>
 
+#include "base/opts.h"
+
 enum block_op {
 	BLOCK_READ,
 	BLOCK_WRITE,
@@ -44,9 +46,10 @@ enum block_flag {
  * @offset, @len: bytes; already checked against the source's size and block size by block_submit()
  * @iov, @iovcnt: READ, WRITE: memory, whose lengths sum to @len; the array stays valid and unchanged until done()
  * @done: result is 0 or -errno; the request may be reused or freed inside it
- * @next: belongs to the source between submit and done
- * @channel: set by block_submit()
- * @scratch: belongs to the source (the lowest one) between submit and done
+ * @result: of a request on the channel's list of finished ones
+ * @next: belongs to whoever holds the request between submit and done
+ * @channel: the channel of the source that holds it; set by block_submit() and block_forward()
+ * @scratch: belongs to whoever holds the request (a filter, then the source below it) between submit and done
  */
 struct block_req {
 	enum block_op op;
@@ -54,6 +57,7 @@ struct block_req {
 	uint64_t offset, len;
 	struct iovec *iov;
 	unsigned int iovcnt;
+	int result;
 	void (*done)(struct block_req *req, int result);
 	struct block_req *next;
 	struct block_channel *channel;
@@ -68,7 +72,10 @@ struct block_req {
  * @optimal_size:     preferred I/O, bytes, 0 when unknown
  * @max_segments:     of one request's iov; 0: IOV_MAX
  * @discard_granularity: bytes, 0 when unknown
- * @read_only, @flush, @discard, @write_zeroes, @unmap_zeroes, @secure_erase: what it can
+ * @read_only:    every write is refused
+ * @flush:        it has a cache that FLUSH makes durable; without one each write is durable when done. FLUSH is always accepted
+ * @discard, @write_zeroes, @secure_erase: takes these requests
+ * @unmap_zeroes: BLOCK_UNMAP may give space back
  */
 struct block_info {
 	uint64_t size;
@@ -94,7 +101,7 @@ struct block_ops {
 	const char *name;
 	size_t block_size, channel_size;
 	void (*close)(struct block *b);
-	int (*attach)(struct block_channel *c);
+	int (*attach)(struct block_channel *c, struct sl_err *err);
 	void (*detach)(struct block_channel *c);
 	void (*submit)(struct block_channel *c, struct block_req *req);
 	void (*commit)(struct block_channel *c);
@@ -108,16 +115,71 @@ struct block {
 	char *name; /* for messages */
 };
 
-/** struct block_channel - a loop's access to a source */
+/**
+ * struct block_channel - a loop's access to a source
+ * @finished, @finished_end: requests whose @result is known, done at the end of the next commit
+ */
 struct block_channel {
 	struct block *block;
 	struct sl_loop *loop;
+	struct block_req *finished, **finished_end;
 };
 
-/* Opening: see block_open() in block.c and the option table in block_options.h. */
+/**
+ * struct block_options - the keys every source takes
+ * @read_only:  refuse writes
+ * @discard:    give space back when asked to; off: DISCARD is not offered and BLOCK_UNMAP is ignored
+ * @block_size: logical block, 0: what the source prefers
+ */
+struct block_options {
+	bool read_only, discard;
+	uint64_t block_size;
+};
+
+/**
+ * struct block_source - a row of the table of sources
+ * @prefix:  what the SOURCE text starts with; NULL: a path
+ * @source:  for `sluice devices`
+ * @options: the source's own keys, or NULL
+ * @open:    @text is the SOURCE behind the prefix. 0 or -errno with @err filled
+ */
+struct block_source {
+	const char *prefix;
+	struct opt_source source;
+	const struct opt_table *options;
+	int (*open)(const char *text, const struct block_options *o, struct spec *s, struct block **out,
+		    struct sl_err *err);
+};
+
+/**
+ * struct block_filter - a row of the table of filters
+ * @options: its keys
+ * @stack:   when its keys ask for it, put the filter on top of *@b. 0 or -errno with @err filled, *@b then unchanged
+ */
+struct block_filter {
+	const struct opt_table *options;
+	int (*stack)(struct spec *s, struct block **b, struct sl_err *err);
+};
+
+extern const struct block_source block_source_file, block_source_memory, block_source_null;
+extern const struct block_filter block_filter_delay, block_filter_error;
+extern const struct opt_table block_options_table, file_options_table, delay_options_table, error_options_table;
+
+/** block_source_at() - the @n-th row of the table of sources; NULL after the last one */
+const struct block_source *block_source_at(unsigned int n);
+
+/**
+ * block_open() - open the source that @s names, with the filters its keys ask for; control
+ *
+ * Marks the keys it took as used. Return: 0 or -errno with @err filled.
+ */
+int block_open(struct spec *s, struct block **out, struct sl_err *err);
 void block_close(struct block *b); /* NULL allowed */
+/** block_attach() - on @loop's thread; NULL with @err filled */
 struct block_channel *block_attach(struct block *b, struct sl_loop *loop, struct sl_err *err);
 void block_detach(struct block_channel *c); /* NULL allowed */
+/** block_refresh() - control; look at the source's size again; 0 or -errno with @err filled */
+int block_refresh(struct block *b, struct sl_err *err);
 
 /**
  * block_submit() - hand a request to the source
@@ -128,5 +190,41 @@ void block_detach(struct block_channel *c); /* NULL allowed */
  */
 void block_submit(struct block_channel *c, struct block_req *req);
 void block_commit(struct block_channel *c);
+
+/* ---- for sources and filters ---- */
+
+/** block_alloc() - a zeroed block with its own copy of @name; NULL with @err filled. block_free() undoes it */
+struct block *block_alloc(const struct block_ops *ops, const char *name, struct sl_err *err);
+void block_free(struct block *b);
+
+/**
+ * block_set_size() - check @size against the block size @o asks for, or @preferred, and fill @b->info
+ *
+ * Return: 0 or -EINVAL with @err filled.
+ */
+int block_set_size(struct block *b, uint64_t size, uint32_t preferred, const struct block_options *o,
+		   struct sl_err *err);
+
+/** block_size_now() - the size, which refresh() may change under the data loops */
+static inline uint64_t block_size_now(const struct block *b)
+{
+	return __atomic_load_n(&b->info.size, __ATOMIC_RELAXED);
+}
+
+/** block_finish() - the request's result is known: done() at the end of the next commit, never in here */
+static inline void block_finish(struct block_channel *c, struct block_req *req, int result)
+{
+	req->result = result;
+	req->next = NULL;
+	*c->finished_end = req;
+	c->finished_end = &req->next;
+}
+
+/** block_forward() - a filter hands a request, checked already, to the channel below */
+static inline void block_forward(struct block_channel *below, struct block_req *req)
+{
+	req->channel = below;
+	below->block->ops->submit(below, req);
+}
 
 #endif

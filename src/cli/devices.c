@@ -39,7 +39,7 @@ static void print_key(const struct opt_def *def)
 
 static void print_type(const struct device_type *t)
 {
-	const struct device_source *src;
+	const struct opt_source *src;
 
 	printf("%s: %s (virtio device id %u)\n", t->type, t->summary, t->id);
 	for (unsigned int i = 0; t->sources && (src = t->sources(i)); i++)
@@ -78,7 +78,7 @@ static json_t *key_json(const struct opt_table *table, const struct opt_def *def
 static json_t *type_json(const struct device_type *t)
 {
 	json_t *keys = json_array(), *sources = json_array();
-	const struct device_source *src;
+	const struct opt_source *src;
 
 	for (unsigned int i = 0; t->sources && (src = t->sources(i)); i++)
 		json_array_append_new(sources, json_pack("{s:s, s:s}", "form", src->form, "help", src->help));

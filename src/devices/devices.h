@@ -7,7 +7,7 @@
 #ifndef DEVICES_H
 #define DEVICES_H
 
-#include <base/opts.h>
+#include "base/opts.h"
 #include <sluice/virtio.h>
 
 /**
@@ -60,15 +60,6 @@ struct served_device {
 };
 
 /**
- * struct device_source - a form of the SOURCE piece, for help
- * @form: "memory:SIZE"
- * @help: one sentence without a final dot
- */
-struct device_source {
-	const char *form, *help;
-};
-
-/**
  * struct device_type - a row of the table
  * @type, @id, @summary: name, virtio device id, one line of help without a final dot
  * @sources:  the @n-th form of SOURCE that it takes; NULL after the last one
@@ -82,7 +73,7 @@ struct device_type {
 	const char *type, *summary;
 	uint16_t id;
 	size_t size;
-	const struct device_source *(*sources)(unsigned int n);
+	const struct opt_source *(*sources)(unsigned int n);
 	const struct opt_table *const *tables;
 	int (*open)(struct served_device *d, struct spec *s, const struct device_options *o,
 		    const struct device_env *env, struct sl_err *err);
@@ -91,6 +82,8 @@ struct device_type {
 };
 
 extern const struct device_type device_blk;
+/* Tables that belong into every type's list. */
+extern const struct opt_table device_place_table, device_options_table;
 
 /** device_types() - the table; ends with NULL */
 const struct device_type *const *device_types(void);
