@@ -12,7 +12,12 @@
 #include <stdarg.h>
 #include <stdint.h>
 
+/* SL_API stands before every function of the library: it exports the symbol and, in C++, gives it its C name. */
+#ifdef __cplusplus
+#define SL_API extern "C" __attribute__((visibility("default")))
+#else
 #define SL_API __attribute__((visibility("default")))
+#endif
 #define SL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /**

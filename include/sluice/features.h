@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* features.h - feature sets of more than 64 bits and the bits that belong to no device type
- * (virtio 1.4, 2.2 "Feature Bits" and 6 "Reserved Feature Bits").
+/* features.h - what driver and device agree with: the status bits, feature sets of more than 64 bits and the bits that
+ * belong to no device type (virtio 1.4, 2.1 "Device Status Field", 2.2 "Feature Bits", 6 "Reserved Feature Bits").
  */
 #ifndef SLUICE_FEATURES_H
 #define SLUICE_FEATURES_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum sl_status {
+	SL_STATUS_ACKNOWLEDGE = 1,
+	SL_STATUS_DRIVER = 2,
+	SL_STATUS_DRIVER_OK = 4,
+	SL_STATUS_FEATURES_OK = 8,
+	SL_STATUS_NEEDS_RESET = 64,
+	SL_STATUS_FAILED = 128,
+};
 
 #define SL_FEATURE_WORDS 2 /* 128 bits: bit 70 is the highest one assigned by virtio 1.4 */
 

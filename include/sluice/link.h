@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sluice/dq.h>
 #include <sluice/error.h>
 #include <sluice/features.h>
 
@@ -168,6 +169,16 @@ struct sl_device;
 SL_API struct sl_link *sl_link_direct_open(struct sl_device *device, struct sl_err *err);
 
 /**
+ * sl_link_negotiate() - reset the device and agree on features, up to FEATURES_OK; freestanding
+ * @f: in: what the driver can use; out: what of it is offered and now in force
+ *
+ * Return: 0, -ENOTSUP without VERSION_1 on both sides, or another -errno with @err filled.
+ */
+SL_API int sl_link_negotiate(struct sl_link *l, struct sl_features *f, struct sl_err *err);
+/** sl_link_driver_ok() - the queues are started: the device may work; freestanding; 0 or -errno with @err filled */
+SL_API int sl_link_driver_ok(struct sl_link *l, struct sl_err *err);
+
+/**
  * struct sl_dma - memory to share with a device, given out from its front
  * @region: what set_memory() wants
  * @used:   bytes given out
@@ -182,6 +193,16 @@ SL_API int sl_dma_open(struct sl_dma *dma, uint64_t addr, uint64_t size, struct 
 /** sl_dma_alloc() - take @size bytes, aligned to @align (a power of two); *@addr (may be NULL) is the device address.
  *                   NULL when there is no room */
 SL_API void *sl_dma_alloc(struct sl_dma *dma, uint64_t size, uint64_t align, uint64_t *addr);
+/**
+ * sl_dma_queue() - a fresh queue of @num entries whose ring is taken from @dma
+ * @f:     the features in force, see sl_link_negotiate()
+ * @state: see struct sl_dq_config
+ * @setup: filled with what queue_start() wants; the link makes kick and call
+ *
+ * Return: the queue, which needs no clean-up of its own; NULL with @err filled.
+ */
+SL_API struct sl_dq *sl_dma_queue(struct sl_dma *dma, const struct sl_features *f, uint16_t num, void *state,
+				  struct sl_link_queue *setup, struct sl_err *err);
 SL_API void sl_dma_close(struct sl_dma *dma);
 
 #endif

@@ -31,15 +31,6 @@
 #include <sluice/loop.h>
 #include <sluice/vq.h>
 
-enum sl_status { /* virtio 1.4, 2.1 "Device Status Field" */
-	SL_STATUS_ACKNOWLEDGE = 1,
-	SL_STATUS_DRIVER = 2,
-	SL_STATUS_DRIVER_OK = 4,
-	SL_STATUS_FEATURES_OK = 8,
-	SL_STATUS_NEEDS_RESET = 64,
-	SL_STATUS_FAILED = 128,
-};
-
 struct sl_device;
 struct sl_queue;
 

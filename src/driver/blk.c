@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include <sluice/virtio.h>
-
 #include "driver/blk.h"
 
 enum { /* feature bits, 5.2.3 */
@@ -146,31 +144,12 @@ static int parse_config(struct vblk *b, const uint8_t *c, struct sl_err *err)
 	return 0;
 }
 
-static int negotiate(struct vblk *b, const struct sl_features *mask, struct sl_err *err)
+/* Everything this driver can use, of what @mask allows. */
+static void choose(const struct sl_features *mask, struct sl_features *f)
 {
-	struct sl_link *l = b->link;
-	int ret = l->ops->features(l, &b->offered, err);
-
-	if (ret)
-		return ret;
-	for (size_t i = 0; i < sizeof(known_features); i++) {
-		unsigned int bit = known_features[i];
-
-		if (sl_features_has(&b->offered, bit) && (!mask || sl_features_has(mask, bit)))
-			sl_features_set(&b->features, bit);
-	}
-	if (!sl_features_has(&b->features, SL_F_VERSION_1))
-		return fail(err, ENOTSUP, "virtio-blk: features: the device does not offer VERSION_1");
-	ret = l->ops->accept(l, &b->features, err);
-	if (ret)
-		return ret;
-	ret = l->ops->status_set(l, SL_STATUS_ACKNOWLEDGE | SL_STATUS_DRIVER | SL_STATUS_FEATURES_OK, err);
-	if (ret)
-		return ret;
-	ret = l->ops->status_get(l, err);
-	if (ret >= 0 && !(ret & SL_STATUS_FEATURES_OK))
-		return fail(err, EPROTO, "virtio-blk: features: the device refuses the choice");
-	return ret < 0 ? ret : 0;
+	for (size_t i = 0; i < sizeof(known_features); i++)
+		if (!mask || sl_features_has(mask, known_features[i]))
+			sl_features_set(f, known_features[i]);
 }
 
 /* Bytes of configuration that the features in force define: some back-ends refuse to be asked for more. */
@@ -191,11 +170,8 @@ int vblk_open(struct vblk *b, struct sl_link *link, const struct sl_features *ma
 	int ret;
 
 	*b = (struct vblk){ .link = link };
-	ret = link->ops->status_set(link, 0, err);
-	if (!ret)
-		ret = link->ops->status_set(link, SL_STATUS_ACKNOWLEDGE | SL_STATUS_DRIVER, err);
-	if (!ret)
-		ret = negotiate(b, mask, err);
+	choose(mask, &b->features);
+	ret = sl_link_negotiate(link, &b->features, err);
 	if (!ret)
 		ret = link->ops->config_read(link, 0, config, config_len(&b->features), err);
 	return ret ? ret : parse_config(b, config, err);
@@ -269,8 +245,7 @@ int vblk_start(struct vblk *b, struct vblk_queue *queues, unsigned int n, struct
 		ret = l->ops->queue_start(l, queues[i].index, &queues[i].setup, err);
 	}
 	if (!ret)
-		ret = l->ops->status_set(l, SL_STATUS_ACKNOWLEDGE | SL_STATUS_DRIVER | SL_STATUS_FEATURES_OK |
-					    SL_STATUS_DRIVER_OK, err);
+		ret = sl_link_driver_ok(l, err);
 	return ret;
 }
 

@@ -46,7 +46,7 @@ struct vblk_info {
 /** struct vblk - a device */
 struct vblk {
 	struct sl_link *link;
-	struct sl_features offered, features; /* what the device offers; what was agreed on */
+	struct sl_features features; /* what was agreed on */
 	struct vblk_info info;
 };
 
