@@ -217,9 +217,7 @@ static inline void *fake_run(void *arg)
 				m.fds[i] = -1;
 		vu_msg_close_fds(&m);
 	}
-	close(f->sock);
-	if (f->back >= 0)
-		close(f->back);
+	shutdown(f->sock, SHUT_RDWR);
 	return NULL;
 }
 
@@ -236,6 +234,9 @@ static inline void fake_start(struct fake *f, int sock)
 static inline void fake_join(struct fake *f)
 {
 	pthread_join(f->thread, NULL);
+	close(f->sock);
+	if (f->back >= 0)
+		close(f->back);
 }
 
 static inline struct fake *fake_new(void)
