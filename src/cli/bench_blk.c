@@ -70,7 +70,7 @@ struct bench {
 	struct sl_timer tick;
 	unsigned int interrupts;
 	uint64_t start, shown, tick_done, shown_done, last_progress;
-	struct cpu_time before, after;
+	struct cpu_sample before, after;
 	const char *failure;
 };
 
@@ -365,7 +365,7 @@ static int run(struct bench *b, struct sl_err *err)
 	if (!runners)
 		return sl_err_set(err, ENOMEM, "out of memory");
 	if (b->pid)
-		cpu_time_process(b->pid, &b->before);
+		cpu_sample(b->pid, &b->before);
 	b->start = b->shown = b->last_progress = sl_now();
 	sl_timer_set(b->loop, &b->tick, TICK_MS * MS);
 	for (n = 0; n < b->plan.queues; n++) {
@@ -389,7 +389,7 @@ static int run(struct bench *b, struct sl_err *err)
 	for (unsigned int i = 0; i < n; i++)
 		pthread_join(runners[i].thread, NULL);
 	if (b->pid)
-		cpu_time_process(b->pid, &b->after);
+		cpu_sample(b->pid, &b->after);
 	sl_timer_clear(b->loop, &b->tick);
 	free(runners);
 	if (isatty(STDERR_FILENO) && !b->json && b->shown != b->start)
@@ -433,8 +433,7 @@ static int sum_up(const struct bench *b, struct bench_result *r)
 		if ((double)w->elapsed / 1e9 > r->seconds)
 			r->seconds = (double)w->elapsed / 1e9;
 	}
-	r->back.user = b->after.user - b->before.user;
-	r->back.system = b->after.system - b->before.system;
+	r->back = cpu_between(&b->before, &b->after);
 	if (!r->latency->count)
 		r->latency->min = 0;
 	return 0;
@@ -576,7 +575,12 @@ static int run_bench(struct bench *b)
 		ret = watch(b, &err);
 	if (!ret)
 		ret = run(b, &err);
-	status = ret ? cmd_fail("bench", &err, ret) : report(b);
+	if (ret) {
+		cmd_fail("bench", &err, ret);
+		status = ret == -EINVAL || ret == -ENOTSUP || ret == -EROFS ? EXIT_USAGE : EXIT_RUNTIME;
+	} else {
+		status = report(b);
+	}
 	clean_up(b, started);
 	return status;
 }
@@ -666,7 +670,7 @@ static int set_option(struct bench *b, int c, const char *text)
 	case O_SECONDS:
 		return set_seconds(b, text);
 	case O_PID:
-		if (!number(text, 1, INT32_MAX, &v) || cpu_time_process((pid_t)v, &b->before))
+		if (!number(text, 1, INT32_MAX, &v) || cpu_sample((pid_t)v, &b->before))
 			return cmd_usage("bench", "--pid %s: no process of this number", text);
 		b->pid = (pid_t)v;
 		return 0;

@@ -36,7 +36,7 @@ static int read_line(const char *path, char *buf, size_t size)
 }
 
 /* Ticks of the whole process. The name in parentheses may hold anything, so look from the last one on. */
-static int read_stat(pid_t pid, struct cpu_time *out)
+static int read_stat(pid_t pid, struct cpu_sample *out)
 {
 	const uint64_t tick = 1000000000ull / (uint64_t)sysconf(_SC_CLK_TCK);
 	char path[64], line[1024];
@@ -79,19 +79,24 @@ static uint64_t read_schedstat(pid_t pid)
 	return sum;
 }
 
-int cpu_time_process(pid_t pid, struct cpu_time *out)
+int cpu_sample(pid_t pid, struct cpu_sample *out)
 {
 	int ret = read_stat(pid, out);
-	uint64_t fine, coarse;
 
-	if (ret)
-		return ret;
-	coarse = out->user + out->system;
-	fine = read_schedstat(pid);
-	/* The finer sum, split in the proportion of the ticks; unless much of the time is that of ended threads. */
-	if (coarse && fine && fine + fine / 8 + 100000000 > coarse) {
-		out->user = (uint64_t)((double)fine * (double)out->user / (double)coarse);
-		out->system = fine - out->user;
-	}
-	return 0;
+	out->fine = ret ? 0 : read_schedstat(pid);
+	return ret;
+}
+
+struct cpu_time cpu_between(const struct cpu_sample *before, const struct cpu_sample *after)
+{
+	uint64_t user = after->user - before->user, system = after->system - before->system, fine;
+	struct cpu_time t = { user, system };
+
+	/* A thread that ended took its fine count along; then the ticks are the better answer. */
+	if (after->fine < before->fine || after->fine - before->fine + 100000000 < user + system)
+		return t;
+	fine = after->fine - before->fine;
+	t.user = user + system ? (uint64_t)((double)fine * (double)user / (double)(user + system)) : fine;
+	t.system = fine - t.user;
+	return t;
 }

@@ -14,12 +14,17 @@ struct cpu_time {
 /** cpu_time_thread() - of the calling thread */
 struct cpu_time cpu_time_thread(void);
 /**
- * cpu_time_process() - of all threads of @pid, also those that have ended
- *
- * The sum is as fine as the kernel's scheduler counts where it says so
- * (schedstat), else in ticks of 10 ms; the split into user and system is
- * always in ticks. Return: 0 or -errno.
+ * struct cpu_sample - a look at a process
+ * @user, @system: all its threads, ended ones too, in ticks of 10 ms; nanoseconds
+ * @fine: the scheduler's own count of the threads alive, 0 when it has none; nanoseconds
  */
-int cpu_time_process(pid_t pid, struct cpu_time *out);
+struct cpu_sample {
+	uint64_t user, system, fine;
+};
+
+/** cpu_sample() - look at @pid; 0 or -errno */
+int cpu_sample(pid_t pid, struct cpu_sample *out);
+/** cpu_between() - what was used between two looks: as exact as the scheduler counts, split as the ticks say */
+struct cpu_time cpu_between(const struct cpu_sample *before, const struct cpu_sample *after);
 
 #endif
