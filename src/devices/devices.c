@@ -32,7 +32,7 @@ static const struct opt_def device_defs[] = {
 	 .help = "offer to use buffers in order; a slow request then holds up those behind it"},
 	{"queue-size", OPT_UINT, offsetof(struct device_options, queue_size), .def = "1024", .min = 2,
 	 .max = SL_VQ_MAX_SIZE, .help = "largest ring that a driver may ask for"},
-	{"poll-us", OPT_UINT, offsetof(struct device_options, poll_us), .def = "32", .max = 1000000,
+	{"poll-us", OPT_UINT, offsetof(struct device_options, poll_us), .def = "64", .max = 1000000,
 	 .help = "look for work for up to so many microseconds before sleeping; 0 never polls"},
 	{0},
 };
