@@ -106,8 +106,7 @@ static int translate(const struct vus_ring *r, struct sl_vq_config *vq, struct s
 
 	if (!sl_mem_uva_to_gpa(mem, r->addr.desc, &vq->desc) || !sl_mem_uva_to_gpa(mem, r->addr.avail, &vq->driver) ||
 	    !sl_mem_uva_to_gpa(mem, r->addr.used, &vq->device))
-		return sl_err_set(err, EFAULT, "%s: queue %u: ring addresses are not in the memory table",
-				  sl_device_name(r->s->device), r->index);
+		return sl_err_set(err, EFAULT, "ring addresses are not in the memory table");
 	return 0;
 }
 
@@ -132,12 +131,10 @@ static int start(struct vus_ring *r, struct sl_err *err)
 	if (ret)
 		return ret;
 	if (!packed && r->base > UINT16_MAX)
-		return sl_err_set(err, EINVAL, "%s: queue %u: base %#x of a split ring", sl_device_name(s->device),
-				  r->index, r->base);
+		return sl_err_set(err, EINVAL, "base %#x is beyond any split ring", r->base);
 	setup.vq.base = packed ? packed_base(r, setup.vq.desc) : r->base;
 	if (vus_inflight_part(s, r->index, r->num, packed, &setup.vq.inflight))
-		return sl_err_set(err, EINVAL, "%s: queue %u: the inflight region does not cover it",
-				  sl_device_name(s->device), r->index);
+		return sl_err_set(err, EINVAL, "the inflight region does not cover it");
 	return sl_queue_start(s->device, r->index, &setup, s->mem, err);
 }
 
@@ -163,7 +160,7 @@ static void try_start(struct vus_ring *r)
 		return;
 	if (start(r, &err) < 0) {
 		r->failed = true;
-		vus_complain(r->s, "%s", err.text);
+		vus_complain(r->s, "queue %u: %s", r->index, err.text);
 		report_failure(r);
 		return;
 	}
