@@ -17,6 +17,9 @@
  *
  * The link keeps what it was told (features, regions, inflight region), so
  * that reconnect() can say it again to a new process.
+ *
+ * More than 800 lines: one table of operations over one connection, whose
+ * state every operation shares; the codec is apart already (vhost/wire.c).
  */
 #include <errno.h>
 #include <poll.h>
