@@ -17,18 +17,16 @@
  * At most URING_INFLIGHT operations are in the kernel, so the completion queue
  * cannot overflow; more wait in a list threaded through the operations.
  *
- * The ring belongs to one thread (SINGLE_ISSUER), which lets the kernel defer
- * all completion work to that thread's own calls. It is made disabled and
- * enabled at the first commit, as a loop may get its thread after the ring.
+ * Completion work is left to the thread's next system call (COOP_TASKRUN)
+ * instead of interrupting it. DEFER_TASKRUN would leave it to calls into the
+ * ring only; but then the ring's descriptor does not become readable (seen with
+ * 6.18), and a loop that sleeps would not wake up.
  */
 #include "block/uring.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/loop_local.h"
 
@@ -39,7 +37,6 @@
  * struct uring
  * @inflight: staged or in the kernel
  * @waiting, @waiting_end: operations that wait for room, oldest first
- * @started:  the ring is enabled
  * @reaping:  inside reap(); commits of done() callbacks wait for its end
  */
 struct uring {
@@ -48,7 +45,7 @@ struct uring {
 	struct sl_watch watch;
 	struct sl_poller poller;
 	unsigned int inflight;
-	bool started, reaping;
+	bool reaping;
 	struct uring_op *waiting, **waiting_end;
 };
 
@@ -155,24 +152,10 @@ static void uring_ready(void *arg, uint32_t events)
 	uring_commit(u);
 }
 
-static void start(struct uring *u)
-{
-	long ret = 0;
-
-	/* liburing 2.3 declares a function for this but does not export it. Fails only when it is enabled already. */
-	if (u->ring.flags & IORING_SETUP_R_DISABLED)
-		ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
-	assert(!ret);
-	(void)ret;
-	u->started = true;
-}
-
 void uring_commit(struct uring *u)
 {
 	if (u->reaping)
 		return;
-	if (!u->started)
-		start(u);
 	do {
 		stage_waiting(u);
 		if (!io_uring_sq_ready(&u->ring))
@@ -189,10 +172,8 @@ void uring_commit(struct uring *u)
 
 static int make_ring(struct io_uring *ring, unsigned int entries)
 {
-	/* From the newest kernels to the oldest: 6.1, 5.19, before. */
+	/* The second for kernels before 5.19. */
 	static const unsigned int flags[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-			IORING_SETUP_SUBMIT_ALL | IORING_SETUP_R_DISABLED,
 		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
 		0,
 	};
