@@ -11,6 +11,7 @@
 #define TESTS_VHOST_BED_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include <sluice/dq.h>
 #include <sluice/vhost_user_server.h>
@@ -23,7 +24,7 @@
 
 /**
  * struct bed - the back-end
- * @hold:   keep requests instead of finishing them; read by the data thread, set while it is idle
+ * @hold:   keep requests instead of finishing them
  * @held:   ... here
  * @served: requests seen
  * @gone:   front-ends that went away
@@ -35,7 +36,8 @@ struct bed {
 	struct sl_device *dev;
 	struct sl_vhost_user_server *server;
 	char path[64];
-	bool hold, stopped;
+	atomic_bool hold;
+	bool stopped;
 	struct sl_req *held;
 	unsigned int served, gone, config_writes, resets;
 };
