@@ -1,0 +1,853 @@
+/* SPDX-License-Identifier: MIT */
+/* test_blk.c - the virtio-blk device: every request, every layout, every bad request.
+ *
+ * Cases that start with a letter and a number are bugs that other systems had,
+ * in DPDK's, cloud-hypervisor's, crosvm's or QEMU's history.
+ */
+#include "bed.h"
+#include "disk.h"
+
+#include <pthread.h>
+
+#define OK VIRTIO_BLK_S_OK
+#define IOERR VIRTIO_BLK_S_IOERR
+#define UNSUPP VIRTIO_BLK_S_UNSUPP
+#define SECTORS_1M 2048
+
+/* What the device handed to the source last; the linker puts this in front of block_submit(). */
+static enum block_op last_op;
+static unsigned int last_flags, n_submits;
+void __real_block_submit(struct block_channel *c, struct block_req *req);
+void __wrap_block_submit(struct block_channel *c, struct block_req *req);
+void __wrap_block_submit(struct block_channel *c, struct block_req *req)
+{
+	last_op = req->op;
+	last_flags = req->flags;
+	__atomic_fetch_add(&n_submits, 1, __ATOMIC_RELAXED);
+	__real_block_submit(c, req);
+}
+
+static struct sl_features mask_of(unsigned int bits)
+{
+	static const unsigned int ring[] = {SL_F_RING_PACKED, SL_F_INDIRECT_DESC, SL_F_EVENT_IDX, SL_F_IN_ORDER};
+	struct sl_features f = {{UINT64_MAX, UINT64_MAX}};
+
+	for (unsigned int i = 0; i < 4; i++)
+		if (!(bits >> i & 1))
+			sl_features_clear(&f, ring[i]);
+	return f;
+}
+
+/* After whatever a case did: the device still serves an honest driver. */
+static void still_serves(struct disk *d)
+{
+	unsigned char *copy = malloc(4096);
+
+	fill(d->data, 4096, 77);
+	memcpy(copy, d->data, 4096);
+	CHECK_EQ(disk_io(d, VIRTIO_BLK_T_OUT, 64, 4096, 0), OK);
+	memset(d->data, 0, 4096);
+	CHECK_EQ(disk_io(d, VIRTIO_BLK_T_IN, 64, 0, 4096), OK);
+	CHECK(!memcmp(d->data, copy, 4096));
+	CHECK_EQ(sl_dq_outstanding(d->q.dq), 0);
+	free(copy);
+}
+
+/* ---- layouts ---- */
+
+/* Cut @len bytes at @p into pieces of the sizes in @cuts (0 ends them; the rest is one piece). */
+static unsigned int cut(const struct disk *d, const void *p, uint32_t len, const uint16_t *cuts, struct sl_dq_buf *buf)
+{
+	const char *at = p;
+	unsigned int n = 0;
+
+	while (len) {
+		uint32_t piece = *cuts && *cuts < len ? *cuts++ : len;
+
+		buf[n++] = disk_buf(d, at, piece);
+		at += piece;
+		len -= piece;
+	}
+	return n;
+}
+
+static void write_and_read(struct disk *d, const uint16_t *out_cuts, const uint16_t *in_cuts, uint32_t len, uint64_t sector)
+{
+	/* One piece of memory each way, so that cuts may fall anywhere: header and data, data and status. */
+	unsigned char *out = d->data, *in = d->data + DISK_DATA / 2;
+	struct virtio_blk_outhdr header = {.type = htole32(VIRTIO_BLK_T_OUT), .sector = htole64(sector)};
+	struct sl_dq_buf obuf[40], ibuf[40];
+	unsigned int out_n, in_n;
+
+	memcpy(out, &header, sizeof(header));
+	fill(out + sizeof(header), len, (unsigned int)sector);
+	out_n = cut(d, out, sizeof(header) + len, out_cuts, obuf);
+	ibuf[0] = disk_buf(d, d->status, 1);
+	CHECK_EQ(disk_chain(d, obuf, out_n, ibuf, 1), OK);
+	CHECK_EQ(d->len, 1);
+
+	header.type = htole32(VIRTIO_BLK_T_IN);
+	memcpy(d->header, &header, sizeof(header));
+	memset(in, 0xaa, len + 2);
+	out_n = cut(d, d->header, sizeof(header), out_cuts, obuf);
+	in_n = cut(d, in, len + 1, in_cuts, ibuf);
+	disk_chain(d, obuf, out_n, ibuf, in_n);
+	CHECK_EQ(in[len], OK);
+	CHECK_EQ(in[len + 1], 0xaa);
+	CHECK_EQ(d->len, len + 1);
+	CHECK(!memcmp(in, out + sizeof(header), len));
+}
+
+static void layouts_of(const char *spec, unsigned int bits)
+{
+	static const uint16_t whole[] = {0}, usual[] = {16, 0}, two[] = {1, 15, 0}, deep[] = {8, 40, 0},
+			      bytes[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0},
+			      odd[] = {13, 7, 500, 9, 1024, 0};
+	static const uint16_t *const cuts[] = {whole, usual, two, deep, bytes, odd};
+	struct sl_features mask = mask_of(bits);
+	struct disk d;
+
+	disk_open(&d, spec, &mask);
+	for (unsigned int o = 0; o < 6; o++)
+		for (unsigned int i = 0; i < 6; i++) {
+			write_and_read(&d, cuts[o], cuts[i], 512, o * 6 + i);
+			write_and_read(&d, cuts[o], cuts[i], 4096, (o * 6 + i) * 8);
+		}
+	/* The status byte apart from its data, as every driver does it. */
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void layouts(void)
+{
+	char spec[256];
+
+	for (unsigned int bits = 0; bits < 16; bits++) {
+		layouts_of("blk,memory:1M,in-order=on", bits);
+		snprintf(spec, sizeof(spec), "blk,%s,in-order=on", file_make("disk", 1 << 20, NULL, 0));
+		layouts_of(spec, bits);
+	}
+}
+
+/* ---- good requests ---- */
+
+static void data_and_flush(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	still_serves(&d);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0), OK);
+	CHECK_EQ(last_op, BLOCK_FLUSH);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 0, 0), OK); /* no data at all */
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M, 0, 0), OK);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M - 1, 0, 512), OK);
+	disk_close(&d);
+}
+
+static void ranges(void)
+{
+	static const uint32_t types[] = {VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_SECURE_ERASE};
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	for (unsigned int t = 0; t < 3; t++) {
+		memset(d.data, 0x55, 64 * 512);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 64 * 512, 0), OK);
+		/* Every other sector, as many ranges as are allowed. */
+		for (unsigned int i = 0; i < 32; i++)
+			disk_range(&d, i, 2 * i, 1, t == 1 ? (i & 1) : 0);
+		CHECK_EQ(disk_ranges(&d, types[t], 32), OK);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 64 * 512), OK);
+		for (unsigned int i = 0; i < 32; i++)
+			CHECK(all_zero(d.data + i * 1024, 512) && d.data[i * 1024 + 512] == 0x55);
+		/* A range of nothing is fine, also at the very end. */
+		disk_range(&d, 0, SECTORS_1M, 0, 0);
+		CHECK_EQ(disk_ranges(&d, types[t], 1), OK);
+	}
+	disk_close(&d);
+}
+
+static void id_default_and_serial(void)
+{
+	char first[VIRTIO_BLK_ID_BYTES];
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, VIRTIO_BLK_ID_BYTES), OK);
+	CHECK_EQ(d.len, VIRTIO_BLK_ID_BYTES + 1);
+	memcpy(first, d.data, sizeof(first));
+	CHECK(!memcmp(first, "sluice-", 7));
+	disk_close(&d);
+
+	disk_open(&d, "blk,memory:2M", NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, VIRTIO_BLK_ID_BYTES), OK);
+	CHECK(memcmp(first, d.data, sizeof(first)));
+	disk_close(&d);
+
+	disk_open(&d, "blk,memory:1M,serial=12345678901234567890", NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, VIRTIO_BLK_ID_BYTES), OK);
+	CHECK(!memcmp(d.data, "12345678901234567890", VIRTIO_BLK_ID_BYTES));
+	disk_close(&d);
+}
+
+static void many_outstanding(void)
+{
+	enum { N = 20, LEN = 4096 };
+	uint8_t *status;
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M,delay-ms=5", NULL);
+	status = rig_alloc(&d.rig, N, 1);
+	disk_header(&d, VIRTIO_BLK_T_IN, 0);
+	memset(status, NO_ANSWER, N);
+	memset(d.data, 0xff, N * LEN);
+	for (unsigned int i = 0; i < N; i++) {
+		struct sl_dq_buf out = disk_buf(&d, d.header, sizeof(*d.header));
+		struct sl_dq_buf in[2] = {disk_buf(&d, d.data + i * LEN, LEN), disk_buf(&d, status + i, 1)};
+
+		disk_offer(&d, &out, 1, in, 2, status + i);
+	}
+	sl_loop_step(d.loop, 0);
+	CHECK(!sl_dq_get(d.q.dq, NULL));
+	for (unsigned int i = 0; i < N; i++)
+		CHECK_EQ(*(uint8_t *)disk_get(&d), OK);
+	CHECK(all_zero(status, N) && all_zero(d.data, N * LEN));
+	disk_close(&d);
+}
+
+/* ---- durability ---- */
+
+static void durable_by_flush_or_each(void)
+{
+	struct sl_features mask = {{UINT64_MAX, UINT64_MAX}};
+	const uint8_t off = 0, on = 1;
+	uint8_t wce;
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), OK);
+	CHECK_EQ(last_flags, 0);
+	CHECK_EQ(sl_device_config_write(d.dev, offsetof(struct virtio_blk_config, wce), &off, 1), 0);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), OK);
+	CHECK_EQ(last_flags, BLOCK_FUA);
+	disk_range(&d, 0, 0, 1, 1);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), OK);
+	CHECK_EQ(last_flags, BLOCK_FUA | BLOCK_UNMAP);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 512), OK);
+	CHECK_EQ(last_flags, 0);
+	CHECK_EQ(sl_device_config_write(d.dev, offsetof(struct virtio_blk_config, wce), &on, 1), 0);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), OK);
+	CHECK_EQ(last_flags, 0);
+	/* Nothing else of the configuration may be written. */
+	for (uint32_t i = 0; i < sl_device_config_len(d.dev); i++)
+		if (i != offsetof(struct virtio_blk_config, wce))
+			CHECK_EQ(sl_device_config_write(d.dev, i, &off, 1), -EINVAL);
+	/* A reset brings the default back. */
+	CHECK_EQ(sl_device_config_write(d.dev, offsetof(struct virtio_blk_config, wce), &off, 1), 0);
+	direct_reset(&d.direct);
+	sl_device_config_read(d.dev, offsetof(struct virtio_blk_config, wce), &wce, 1);
+	CHECK_EQ(wce, 1);
+	rig_queue_close(&d.q);
+	disk_start(&d, NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), OK);
+	CHECK_EQ(last_flags, 0);
+	disk_close(&d);
+
+	/* A driver that does not flush gets durable writes. */
+	sl_features_clear(&mask, VIRTIO_BLK_F_FLUSH);
+	disk_open(&d, "blk,memory:1M", &mask);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), OK);
+	CHECK_EQ(last_flags, BLOCK_FUA);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0), OK);
+	disk_close(&d);
+}
+
+/* ---- configuration ---- */
+
+static void configuration(void)
+{
+	struct virtio_blk_config c;
+	struct disk d;
+	const struct sl_features *f;
+
+	disk_open(&d, "blk,memory:1G,queues=4,block-size=4K", NULL);
+	f = sl_device_offered(d.dev);
+	CHECK_EQ(sl_device_id(d.dev), 2);
+	CHECK_EQ(sl_device_num_queues(d.dev), 4);
+	for (unsigned int i = 0; i < 17; i++) {
+		bool wanted = i != 0 && i != 3 && i != 5 && i != 7 && i != 8 && i != 15;
+
+		CHECK_EQ(sl_features_has(f, i), wanted);
+	}
+	sl_device_config_read(d.dev, 0, &c, sizeof(c));
+	CHECK_EQ(le64toh(c.capacity), 1 << 21);
+	CHECK_EQ(le32toh(c.seg_max), 126);
+	CHECK(le32toh(c.size_max) >= 1 << 20);
+	CHECK_EQ(le32toh(c.blk_size), 4096);
+	CHECK(c.geometry.heads == 16 && c.geometry.sectors == 63 && le16toh(c.geometry.cylinders) == (1 << 21) / (16 * 63));
+	CHECK_EQ(c.physical_block_exp, 0);
+	CHECK_EQ(le16toh(c.min_io_size), 1);
+	CHECK_EQ(le16toh(c.num_queues), 4);
+	CHECK_EQ(c.wce, 1);
+	CHECK_EQ(le32toh(c.max_discard_seg), 32);
+	CHECK_EQ(le32toh(c.max_write_zeroes_seg), 32);
+	CHECK_EQ(le32toh(c.discard_sector_alignment), 8);
+	CHECK_EQ(c.write_zeroes_may_unmap, 1);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 512), IOERR); /* less than a block */
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 8, 0, 4096), OK);
+	disk_close(&d);
+
+	disk_open(&d, "blk,memory:1M,readonly=on,queue-size=16,packed=off,indirect=off,event-idx=off", NULL);
+	f = sl_device_offered(d.dev);
+	CHECK(sl_features_has(f, VIRTIO_BLK_F_RO) && !sl_features_has(f, VIRTIO_BLK_F_FLUSH) &&
+	      !sl_features_has(f, VIRTIO_BLK_F_DISCARD) && !sl_features_has(f, VIRTIO_BLK_F_WRITE_ZEROES) &&
+	      !sl_features_has(f, VIRTIO_BLK_F_MQ) && !sl_features_has(f, VIRTIO_BLK_F_CONFIG_WCE) &&
+	      !sl_features_has(f, SL_F_RING_PACKED) && !sl_features_has(f, SL_F_INDIRECT_DESC) &&
+	      !sl_features_has(f, SL_F_EVENT_IDX) && !sl_features_has(f, SL_F_IN_ORDER));
+	sl_device_config_read(d.dev, 0, &c, sizeof(c));
+	CHECK_EQ(le32toh(c.seg_max), 14);
+	CHECK_EQ(sl_device_max_queue_size(d.dev), 16);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 4096), OK);
+	disk_close(&d);
+}
+
+static void capacity_change(void)
+{
+	const char *path = file_make("disk", 1 << 20, NULL, 0);
+	uint64_t capacity;
+	uint32_t generation;
+	char spec[256];
+	struct disk d;
+
+	snprintf(spec, sizeof(spec), "blk,%s,delay-ms=1", path);
+	disk_open(&d, spec, NULL);
+	generation = sl_device_generation(d.dev);
+	CHECK_EQ(device_refresh(d.served, NULL), 0);
+	CHECK_EQ(d.direct.config_changes, 0);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M, 0, 512), IOERR);
+	REQUIRE(truncate(path, 2 << 20) == 0);
+	CHECK_EQ(device_refresh(d.served, NULL), 0);
+	CHECK_EQ(d.direct.config_changes, 1);
+	CHECK(sl_device_generation(d.dev) != generation);
+	sl_device_config_read(d.dev, 0, &capacity, sizeof(capacity));
+	CHECK_EQ(le64toh(capacity), 2 * SECTORS_1M);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M, 0, 512), OK);
+	disk_close(&d);
+}
+
+/* ---- bad requests ---- */
+
+static void a25_chain_without_status(void)
+{
+	struct sl_features mask;
+	struct disk d;
+
+	for (unsigned int bits = 0; bits < 16; bits++) {
+		struct sl_dq_buf b;
+
+		mask = mask_of(bits);
+		disk_open(&d, "blk,memory:1M,in-order=on", &mask);
+		disk_header(&d, VIRTIO_BLK_T_IN, 0);
+		/* More often than there are slots and descriptors. */
+		for (unsigned int i = 0; i < 3 * DISK_RING; i++) {
+			b = disk_buf(&d, d.header, sizeof(*d.header));
+			CHECK_EQ(disk_chain(&d, &b, 1, NULL, 0), NO_ANSWER);
+			CHECK_EQ(d.len, 0);
+			/* And one with nothing but room for an answer. */
+			b = disk_buf(&d, d.status, 1);
+			CHECK_EQ(disk_chain(&d, NULL, 0, &b, 1), IOERR);
+		}
+		still_serves(&d);
+		disk_close(&d);
+	}
+}
+
+static void short_header(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	for (uint32_t len = 1; len < sizeof(*d.header); len++) {
+		struct sl_dq_buf out = disk_buf(&d, d.header, len), in = disk_buf(&d, d.status, 1);
+
+		disk_header(&d, VIRTIO_BLK_T_FLUSH, 0);
+		CHECK_EQ(disk_chain(&d, &out, 1, &in, 1), IOERR);
+	}
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c1_write_zeroes_wrap(void)
+{
+	static const uint64_t sectors[] = {UINT64_MAX, UINT64_MAX - 7, 1ULL << 63, 1ULL << 55, (1ULL << 55) - 1,
+					   UINT64_MAX / 512, UINT64_MAX / 512 + 1, SECTORS_1M + 1};
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	memset(d.data, 0x33, 4096);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 4096, 0), OK);
+	for (unsigned int i = 0; i < sizeof(sectors) / sizeof(sectors[0]); i++) {
+		for (uint32_t n = 0; n < 3; n++) {
+			static const uint32_t counts[] = {8, UINT32_MAX, 1 << 21};
+
+			disk_range(&d, 0, sectors[i], counts[n], 0);
+			CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), IOERR);
+			CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), IOERR);
+		}
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, sectors[i], 0, 4096), IOERR);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, sectors[i], 4096, 0), IOERR);
+	}
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 4096), OK);
+	CHECK_EQ(d.data[0], 0x33);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c2_discard_past_capacity(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	disk_range(&d, 0, SECTORS_1M - 8, 9, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), IOERR);
+	disk_range(&d, 0, SECTORS_1M, 1, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), IOERR);
+	disk_range(&d, 0, SECTORS_1M - 8, 8, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), OK);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c3_more_ranges_than_advertised(void)
+{
+	struct disk d;
+	unsigned int before;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	memset(d.data, 0, DISK_DATA);
+	before = n_submits;
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 33), IOERR);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 33), IOERR);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, DISK_DATA / 16), IOERR);
+	CHECK_EQ(n_submits, before); /* none of them was begun */
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c4_write_across_the_end(void)
+{
+	const char *path = file_make("disk", 1 << 20, NULL, 0);
+	struct stat st;
+	char spec[256];
+	struct disk d;
+
+	snprintf(spec, sizeof(spec), "blk,%s", path);
+	disk_open(&d, spec, NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, SECTORS_1M - 1, 4096, 0), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, SECTORS_1M, 512, 0), IOERR);
+	disk_range(&d, 0, SECTORS_1M - 1, 2, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), IOERR);
+	still_serves(&d);
+	disk_close(&d);
+	REQUIRE(stat(path, &st) == 0);
+	CHECK_EQ(st.st_size, 1 << 20);
+}
+
+/* Requests that the kernel works on when the device is reset: the reset waits, then nothing is written any more. */
+static void c5_reset_with_requests_in_the_kernel(void)
+{
+	enum { N = 16, LEN = 32768 };
+	const char *path = file_make("disk", 64 << 20, NULL, 0);
+	char spec[256];
+	unsigned char *a;
+	struct disk d;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	a = malloc(64 << 20);
+	memset(a, 0x11, 64 << 20);
+	REQUIRE(pwrite(fd, a, 64 << 20, 0) == 64 << 20 && fdatasync(fd) == 0);
+	snprintf(spec, sizeof(spec), "blk,%s", path);
+	for (unsigned int round = 0; round < 10; round++) {
+		disk_open(&d, spec, NULL);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		for (unsigned int i = 0; i < N; i++) {
+			struct virtio_blk_outhdr *h = rig_alloc(&d.rig, sizeof(*h), 16);
+			struct sl_dq_buf out = disk_buf(&d, h, sizeof(*h));
+			struct sl_dq_buf in[2] = {disk_buf(&d, d.data + i * LEN, LEN), disk_buf(&d, d.status + i, 1)};
+
+			h->sector = htole64((i * 7 + round) * 4096 % (64 << 11));
+			disk_offer(&d, &out, 1, in, 2, d.status + i);
+		}
+		if (round & 1)
+			sl_loop_step(d.loop, 0);
+		direct_reset(&d.direct);
+		memset(d.data, 0x77, N * LEN);
+		for (unsigned int i = 0; i < 5; i++)
+			sl_loop_step(d.loop, 2);
+		for (unsigned int i = 0; i < N * LEN; i += 512)
+			CHECK_EQ(d.data[i], 0x77);
+		rig_queue_close(&d.q);
+		disk_start(&d, NULL);
+		still_serves(&d);
+		disk_close(&d);
+	}
+	close(fd);
+	free(a);
+}
+
+static void c6_end_out_of_range(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	memset(d.data, 0x66, DISK_DATA);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M - 7, 0, 4096), IOERR);
+	CHECK_EQ(d.data[0], 0x66);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 1, 0, DISK_DATA), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, SECTORS_1M - 8, 0, 4096), OK);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c7_bad_ranges(void)
+{
+	static const uint32_t odd[] = {1, 8, 15, 17, 31, 33, 511};
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	for (unsigned int bit = 0; bit < 32; bit++) {
+		disk_range(&d, 0, 0, 8, 1u << bit);
+		CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), UNSUPP);
+		CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_SECURE_ERASE, 1), UNSUPP);
+		CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), bit ? UNSUPP : OK);
+	}
+	for (unsigned int i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		disk_range(&d, 0, 0, 8, 0);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_DISCARD, 0, odd[i], 0), IOERR);
+	}
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_DISCARD, 0, 0, 0), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_WRITE_ZEROES, 0, 0, 0), IOERR);
+	disk_range(&d, 0, 0, (1 << 21) + 1, 0); /* more than one range may have */
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), IOERR);
+	/* The good one before a bad one is done, the one behind it is not. */
+	memset(d.data, 0x44, 3 * 512);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 3 * 512, 0), OK);
+	disk_range(&d, 0, 0, 1, 0);
+	disk_range(&d, 1, 1, 1, 0x80);
+	disk_range(&d, 2, 2, 1, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 3), UNSUPP);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 3 * 512), OK);
+	CHECK(all_zero(d.data, 512) && d.data[512] == 0x44 && d.data[1024] == 0x44);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c8_scsi_command(void)
+{
+	struct sl_dq_buf out[3], in[3];
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	memset(d.data, 0xff, DISK_DATA);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_SCSI_CMD, 0, DISK_DATA / 2, 0), UNSUPP);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_SCSI_CMD | VIRTIO_BLK_T_OUT, 0, 96, 0), UNSUPP);
+	/* Command, data, sense, SCSI's own result, status. */
+	disk_header(&d, VIRTIO_BLK_T_SCSI_CMD, 0);
+	out[0] = disk_buf(&d, d.header, sizeof(*d.header));
+	out[1] = disk_buf(&d, d.data, 65536);
+	in[0] = disk_buf(&d, d.data + 65536, 65536);
+	in[1] = disk_buf(&d, d.data + 2 * 65536, 96 + 16);
+	in[2] = disk_buf(&d, d.status, 1);
+	CHECK_EQ(disk_chain(&d, out, 2, in, 3), UNSUPP);
+	for (unsigned int i = 0; i < 3 * 65536; i += 16)
+		CHECK_EQ(d.data[i], 0xff);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c9_status_placement(void)
+{
+	struct sl_dq_buf out[3], in[2];
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	/* A status byte that the device may only read is no status byte. */
+	disk_header(&d, VIRTIO_BLK_T_OUT, 0);
+	out[0] = disk_buf(&d, d.header, sizeof(*d.header));
+	out[1] = disk_buf(&d, d.data, 511);
+	out[2] = disk_buf(&d, d.status, 1);
+	CHECK_EQ(disk_chain(&d, out, 3, NULL, 0), NO_ANSWER);
+	CHECK_EQ(d.len, 0);
+	/* A read whose data is 511 bytes and the status in front of them: the last byte is the status. */
+	disk_header(&d, VIRTIO_BLK_T_IN, 0);
+	in[0] = disk_buf(&d, d.status, 1);
+	in[1] = disk_buf(&d, d.data, 512);
+	d.data[511] = NO_ANSWER;
+	disk_chain(&d, out, 1, in, 2);
+	CHECK_EQ(d.data[511], OK);
+	CHECK_EQ(d.len, 513);
+	/* A read of 512 bytes without a byte more. */
+	d.data[511] = NO_ANSWER;
+	CHECK_EQ(disk_chain(&d, out, 1, in + 1, 1), NO_ANSWER);
+	CHECK_EQ(d.data[511], IOERR);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c9_get_id_sizes(void)
+{
+	static const uint32_t sizes[] = {1, 19, 20, 21, 4096};
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M,serial=abcdefghijklmnopqrst", NULL);
+	for (unsigned int i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		uint32_t n = sizes[i] < 20 ? sizes[i] : 20;
+
+		memset(d.data, 0xdd, 5000);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, sizes[i]), OK);
+		CHECK(!memcmp(d.data, "abcdefghijklmnopqrst", n));
+		CHECK(all_zero(d.data + n, sizes[i] - n));
+		CHECK_EQ(d.data[sizes[i]], 0xdd);
+	}
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, 0), OK);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void c9_odd_data_and_types(void)
+{
+	static const uint32_t odd[] = {1, 511, 513, 4095, 4097};
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M", NULL);
+	for (unsigned int i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, odd[i]), IOERR);
+		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, odd[i], 0), IOERR);
+	}
+	for (uint32_t type = 0; type < 32; type++) {
+		if (type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_OUT || type == VIRTIO_BLK_T_FLUSH ||
+		    type == VIRTIO_BLK_T_GET_ID || type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES ||
+		    type == VIRTIO_BLK_T_SECURE_ERASE)
+			continue;
+		CHECK_EQ(disk_io(&d, type, 0, 512, 0), UNSUPP);
+		CHECK_EQ(disk_io(&d, type | 1u << 31, 0, 0, 512), UNSUPP);
+	}
+	CHECK_EQ(disk_io(&d, UINT32_MAX, 0, 0, 0), UNSUPP);
+	/* Data that a flush has no use for does not keep it from flushing. */
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_FLUSH, UINT64_MAX, 512, 512), OK);
+	CHECK_EQ(last_op, BLOCK_FLUSH);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void not_negotiated(void)
+{
+	struct sl_features mask = {{UINT64_MAX, UINT64_MAX}};
+	struct disk d;
+
+	sl_features_clear(&mask, VIRTIO_BLK_F_DISCARD);
+	sl_features_clear(&mask, VIRTIO_BLK_F_WRITE_ZEROES);
+	sl_features_clear(&mask, VIRTIO_BLK_F_SECURE_ERASE);
+	disk_open(&d, "blk,memory:1M", &mask);
+	disk_range(&d, 0, 0, 8, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), UNSUPP);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), UNSUPP);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_SECURE_ERASE, 1), UNSUPP);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+static void read_only_disk(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M,readonly=on", NULL);
+	disk_range(&d, 0, 0, 8, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), IOERR);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_WRITE_ZEROES, 1), IOERR);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_SECURE_ERASE, 1), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 512, 0), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_FLUSH, 0, 0, 0), OK);
+	memset(d.data, 1, 4096);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 4096), OK);
+	CHECK(all_zero(d.data, 4096));
+	disk_close(&d);
+}
+
+static void error_of_that_request_only(void)
+{
+	struct disk d;
+
+	disk_open(&d, "blk,memory:1M,error=100%,error-sectors=8-8,error-count=1", NULL);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_OUT, 0, 4096, 0), OK);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 8, 0, 512), IOERR);
+	CHECK_EQ(d.len, 513);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 8, 0, 512), OK);
+	disk_close(&d);
+	disk_open(&d, "blk,memory:1M,error=100%,error-op=discard,error-errno=EOPNOTSUPP", NULL);
+	disk_range(&d, 0, 0, 8, 0);
+	CHECK_EQ(disk_ranges(&d, VIRTIO_BLK_T_DISCARD, 1), UNSUPP);
+	still_serves(&d);
+	disk_close(&d);
+}
+
+/* ---- opening ---- */
+
+static void open_lines(void)
+{
+	static const char *const lines[][2] = {
+		{"blc,memory:1M", "blc: unknown device type; did you mean 'blk'?"},
+		{"submarine,memory:1M", "submarine: unknown device type; `sluice devices` lists them"},
+		{"blk,memory:1M,qeues=2", "blk: unknown key 'qeues'; did you mean 'queues'?"},
+		{"blk,memory:1M,color=red", "blk: unknown key 'color'; `sluice devices blk` lists the keys"},
+		{"blk,memory:1M,queues=0", "blk: queues=0: out of range, 1 to 256 are allowed"},
+		{"blk,memory:1M,queues=257", "blk: queues=257: out of range, 1 to 256 are allowed"},
+		{"blk,memory:1M,queue-size=40000", "blk: queue-size=40000: out of range, 2 to 32768 are allowed"},
+		{"blk,memory:1M,cache=none", "blk: key 'cache' belongs to 'file' and means nothing to memory:1M"},
+		{"blk,memory:1M,serial=123456789012345678901",
+		 "blk: serial=123456789012345678901: longer than 20 characters"},
+		{"blk,/nowhere", "/nowhere: cannot open: No such file or directory"},
+	};
+	struct device_env env = {.control = sl_loop_new()};
+
+	for (unsigned int i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		struct sl_err err = {0};
+		struct spec spec;
+
+		REQUIRE(spec_parse(&spec, lines[i][0], &err) == 0);
+		CHECK(!device_open(&spec, &env, &err));
+		if (strcmp(err.text, lines[i][1]))
+			fprintf(stderr, "%s:\n  says     %s\n  expected %s\n", lines[i][0], err.text, lines[i][1]);
+		CHECK(!strcmp(err.text, lines[i][1]));
+		spec_free(&spec);
+	}
+	sl_loop_free(env.control);
+}
+
+/* ---- threads ---- */
+
+struct runner {
+	struct sl_loop *loop;
+	pthread_t thread;
+};
+
+static void *run(void *arg)
+{
+	sl_loop_run(arg);
+	return NULL;
+}
+
+/* Two queues on two threads, one file: each request done once, data as written. */
+static void queues_on_threads(void)
+{
+	enum { ROUNDS = 200, LEN = 4096 };
+	const char *path = file_make("disk", 1 << 20, NULL, 0);
+	struct runner r[2];
+	struct sl_loop *loops[2], *control = sl_loop_new();
+	struct device_env env = {.control = control, .loops = loops, .num_loops = 2};
+	struct served_device *served;
+	struct sl_features f;
+	struct rig_queue q[2];
+	struct direct direct;
+	struct spec spec;
+	struct rig rig;
+	char text[256];
+
+	for (unsigned int i = 0; i < 2; i++) {
+		loops[i] = r[i].loop = sl_loop_new();
+		REQUIRE(pthread_create(&r[i].thread, NULL, run, loops[i]) == 0);
+	}
+	snprintf(text, sizeof(text), "blk,%s,queues=2", path);
+	REQUIRE(spec_parse(&spec, text, NULL) == 0);
+	served = device_open(&spec, &env, NULL);
+	REQUIRE(served && direct_attach(&direct, served->dev) == 0);
+	rig_open(&rig, 4 << 20);
+	f = *sl_device_offered(served->dev);
+	REQUIRE(sl_device_accept(served->dev, &f) == 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		rig_queue(&rig, &q[i], DISK_RING, &f);
+		REQUIRE(sl_queue_start(served->dev, i, &q[i].setup, rig.mem, NULL) == 0);
+	}
+	for (unsigned int n = 0; n < ROUNDS; n++) {
+		struct virtio_blk_outhdr *h = rig_alloc(&rig, 32, 16);
+		unsigned int i = n & 1;
+		unsigned char *data = rig_alloc(&rig, LEN + 1, 16);
+		struct sl_dq_buf out[2] = {rig_buf(&rig, h, sizeof(*h)), rig_buf(&rig, data, LEN)};
+		struct sl_dq_buf in = rig_buf(&rig, data + LEN, 1);
+		uint64_t until = sl_now() + 20000000000u;
+
+		*h = (struct virtio_blk_outhdr){.type = htole32(VIRTIO_BLK_T_OUT), .sector = htole64(n * 8)};
+		fill(data, LEN, n);
+		data[LEN] = NO_ANSWER;
+		REQUIRE(sl_dq_add(q[i].dq, out, 2, &in, 1, data));
+		if (sl_dq_publish(q[i].dq))
+			sl_queue_kick(served->dev, i);
+		while (sl_dq_outstanding(q[i].dq) > (n < ROUNDS - 2 ? 8u : 0u) && sl_now() < until) {
+			unsigned char *done = sl_dq_get(q[i].dq, NULL);
+
+			CHECK(!done || done[LEN] == OK);
+		}
+	}
+	CHECK_EQ(sl_dq_outstanding(q[0].dq) + sl_dq_outstanding(q[1].dq), 0);
+	direct_detach(&direct);
+	device_close(served);
+	for (unsigned int i = 0; i < 2; i++) {
+		sl_loop_quit(loops[i]);
+		pthread_join(r[i].thread, NULL);
+		sl_loop_free(loops[i]);
+		rig_queue_close(&q[i]);
+	}
+	rig_close(&rig);
+	sl_loop_free(control);
+	spec_free(&spec);
+
+	int fd = open(path, O_RDONLY);
+	unsigned char a[LEN], b[LEN];
+
+	for (unsigned int n = 0; n < ROUNDS; n++) {
+		fill(a, LEN, n);
+		REQUIRE(pread(fd, b, LEN, n * LEN) == LEN);
+		CHECK(!memcmp(a, b, LEN));
+	}
+	close(fd);
+}
+
+static const struct t_case cases[] = {
+	{"layouts", layouts},
+	{"data_and_flush", data_and_flush},
+	{"ranges", ranges},
+	{"id_default_and_serial", id_default_and_serial},
+	{"many_outstanding", many_outstanding},
+	{"durable_by_flush_or_each", durable_by_flush_or_each},
+	{"configuration", configuration},
+	{"capacity_change", capacity_change},
+	{"a25_chain_without_status", a25_chain_without_status},
+	{"short_header", short_header},
+	{"c1_write_zeroes_wrap", c1_write_zeroes_wrap},
+	{"c2_discard_past_capacity", c2_discard_past_capacity},
+	{"c3_more_ranges_than_advertised", c3_more_ranges_than_advertised},
+	{"c4_write_across_the_end", c4_write_across_the_end},
+	{"c5_reset_with_requests_in_the_kernel", c5_reset_with_requests_in_the_kernel},
+	{"c6_end_out_of_range", c6_end_out_of_range},
+	{"c7_bad_ranges", c7_bad_ranges},
+	{"c8_scsi_command", c8_scsi_command},
+	{"c9_status_placement", c9_status_placement},
+	{"c9_get_id_sizes", c9_get_id_sizes},
+	{"c9_odd_data_and_types", c9_odd_data_and_types},
+	{"not_negotiated", not_negotiated},
+	{"read_only_disk", read_only_disk},
+	{"error_of_that_request_only", error_of_that_request_only},
+	{"open_lines", open_lines},
+	{"queues_on_threads", queues_on_threads},
+};
+
+int main(int argc, char **argv)
+{
+	int ret;
+
+	dir_make();
+	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+	dir_remove();
+	return ret;
+}
