@@ -39,6 +39,7 @@
 #define BOUNCE_SIZE (128u << 10)
 #define BOUNCE_COUNT 8u
 #define MAX_PIECE (1u << 30) /* of one system call, bytes */
+#define MAX_INLINE (2u << 20) /* what the loop's own thread may copy for one request, bytes */
 
 /**
  * struct file_channel
@@ -157,6 +158,9 @@ static void rw_prepare(struct uring_op *op, struct io_uring_sqe *sqe)
 	} else {
 		io_uring_prep_writev2(sqe, fd, v, n, offset, wants_durable(req) ? RWF_DSYNC : 0);
 	}
+	/* A large copy out of the page cache is left to a kernel thread: this one has siblings to serve. */
+	if (req->len > MAX_INLINE)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 }
 
 static void rw_done(struct uring_op *op, int res)

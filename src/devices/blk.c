@@ -45,8 +45,8 @@
 #define BLK_ID 2
 #define BLK_MAX_QUEUES 256	      /* vhost-user names a ring with 8 bits */
 #define BLK_SEG_MAX 126		      /* with header and status the 128 descriptors that every driver's ring has */
-#define BLK_SIZE_MAX (4u << 20)	      /* bytes of one segment */
-#define BLK_MAX_DATA (UINT32_MAX - 1) /* bytes of one request: with the status a used length holds no more */
+#define BLK_SIZE_MAX (1u << 20)	      /* bytes of one segment */
+#define BLK_MAX_DATA (BLK_SEG_MAX * BLK_SIZE_MAX)
 #define BLK_MAX_RANGES 32
 #define BLK_MAX_RANGE_SECTORS (1u << 21) /* of one range: 1 GiB */
 
@@ -168,7 +168,6 @@ static void get_id(const struct blk *blk, struct sl_req *r)
 	struct sl_cursor *in = &r->chain.in;
 
 	sl_cursor_write(in, blk->id, sizeof(blk->id));
-	sl_cursor_zero(in, in->bytes);
 	answer(r, VIRTIO_BLK_S_OK);
 }
 

@@ -7,7 +7,7 @@
  * sleeps. Active: the queue is a poller of its loop, the driver is asked not
  * to kick, and each turn of the loop makes one round:
  *
- *	pop every chain there is, up to the queue's size -> device's request()
+ *	pop every chain there is, up to the queue's size or 16 MiB -> device's request()
  *	device's commit()
  *	publish what is done, call the driver at most once
  *
@@ -34,6 +34,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+/* A round takes no more requests when it holds this much data: somebody may have to copy it, and siblings wait. */
+#define ROUND_BYTES (16u << 20)
 
 /* Counters have one writer; readers on other threads may see a slightly old value. */
 static inline void count(uint64_t *counter, uint64_t n)
@@ -131,13 +134,14 @@ static bool poll_queue(void *arg)
 {
 	struct sl_queue *q = arg;
 	const struct sl_device_ops *ops = q->device->ops;
-	unsigned int budget = q->num, n = 0;
+	unsigned int n = 0;
+	uint64_t bytes = 0;
 	int ret = 0;
 
 	if (q->starved || !sl_vq_pending(q->vq))
 		return false;
 	q->in_round = true;
-	while (n < budget && !q->broken) {
+	while (n < q->num && bytes < ROUND_BYTES && !q->broken) {
 		struct sl_req *r = take_slot(q);
 
 		if (!r)
@@ -148,6 +152,7 @@ static bool poll_queue(void *arg)
 			break;
 		}
 		n++;
+		bytes += r->chain.out.bytes + r->chain.in.bytes;
 		q->in_flight++;
 		ops->request(q, r);
 	}
