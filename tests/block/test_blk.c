@@ -607,8 +607,8 @@ static void c9_get_id_sizes(void)
 		memset(d.data, 0xdd, 5000);
 		CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, sizes[i]), OK);
 		CHECK(!memcmp(d.data, "abcdefghijklmnopqrst", n));
-		CHECK(all_zero(d.data + n, sizes[i] - n));
-		CHECK_EQ(d.data[sizes[i]], 0xdd);
+		for (uint32_t k = n; k <= sizes[i]; k++) /* a large buffer costs no large write */
+			CHECK_EQ((uint8_t)d.data[k], 0xdd);
 	}
 	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_GET_ID, 0, 0, 0), OK);
 	still_serves(&d);
