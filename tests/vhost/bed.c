@@ -40,7 +40,7 @@ static void request(struct sl_queue *q, struct sl_req *r)
 {
 	struct bed *b = sl_device_priv(sl_queue_device(q));
 
-	__atomic_fetch_add(&b->served, 1, __ATOMIC_RELAXED);
+	atomic_fetch_add(&b->served, 1);
 	if (b->hold) {
 		r->next = b->held;
 		b->held = r;
@@ -97,6 +97,25 @@ static void *data_thread(void *arg)
 {
 	sl_loop_run(arg);
 	return NULL;
+}
+
+static void is_running(void *arg)
+{
+	atomic_store((atomic_bool *)arg, true);
+}
+
+/* A loop whose thread is about to run it, but does not yet, is nobody's: wait until it does. */
+static void start_data_thread(struct bed *b)
+{
+	atomic_bool running = false;
+	struct sl_task task = {.fn = is_running, .arg = &running};
+
+	b->data = sl_loop_new();
+	if (!b->data || pthread_create(&b->thread, NULL, data_thread, b->data))
+		die("data loop");
+	sl_task_send(b->data, &task);
+	while (!atomic_load(&running))
+		usleep(100);
 }
 
 static void gone(void *arg)
@@ -160,11 +179,8 @@ void bed_open(struct bed *b, bool threaded)
 	if (!b->loop)
 		die("loop");
 	b->threaded = threaded;
-	if (threaded) {
-		b->data = sl_loop_new();
-		if (!b->data || pthread_create(&b->thread, NULL, data_thread, b->data))
-			die("data loop");
-	}
+	if (threaded)
+		start_data_thread(b);
 	cfg.control = b->loop;
 	cfg.loops = &b->data;
 	cfg.num_loops = 1;
@@ -195,10 +211,10 @@ void bed_run(struct bed *b)
 		;
 }
 
-bool bed_wait(struct bed *b, const unsigned int *count, unsigned int value)
+bool bed_wait(struct bed *b, const atomic_uint *count, unsigned int value)
 {
 	for (int i = 0; i < PATIENCE; i++) {
-		if (__atomic_load_n(count, __ATOMIC_RELAXED) >= value)
+		if (atomic_load(count) >= value)
 			return true;
 		sl_loop_step(b->loop, 1);
 	}

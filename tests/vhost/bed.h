@@ -39,7 +39,8 @@ struct bed {
 	atomic_bool hold;
 	bool stopped;
 	struct sl_req *held;
-	unsigned int served, gone, config_writes, resets;
+	atomic_uint served, gone;
+	unsigned int config_writes, resets;
 };
 
 /** bed_open() - a server listening on a path of its own; @threaded: queues on another thread */
@@ -53,7 +54,7 @@ void bed_run(struct bed *b);
 /** bed_release() - finish all held requests */
 void bed_release(struct bed *b);
 /** bed_wait() - step until @*count reaches @value; false when that takes too long */
-bool bed_wait(struct bed *b, const unsigned int *count, unsigned int value);
+bool bed_wait(struct bed *b, const atomic_uint *count, unsigned int value);
 
 #define GUEST_SIZE 0x400000ULL
 #define GUEST_RING(i) ((uint64_t)(i) * 0x10000)

@@ -734,6 +734,10 @@ static void inband_threaded(void)
 		while (vu_recv(f.channel, &rx, &m) == 1)
 			called++;
 	}
+	for (int i = 0; i < 1000 && !called; i++) {
+		sl_loop_step(b.loop, 1);
+		called += vu_recv(f.channel, &rx, &m) == 1;
+	}
 	CHECK(called > 0);
 	fe_hangup(&f); /* with calls possibly on their way */
 	CHECK(bed_wait(&b, &b.gone, 1));
