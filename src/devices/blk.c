@@ -15,6 +15,7 @@
  *   header too short                        IOERR
  *   unknown type, or one not negotiated     UNSUPP
  *   data no multiple of 512, out of range   IOERR
+ *   more data than the advertised limits    IOERR
  *   any change of a read-only disk          IOERR
  *   a range with reserved flags             UNSUPP
  *   ranges no multiple of 16 bytes, none, too many or too large   IOERR
@@ -24,7 +25,7 @@
  * before it done.
  *
  * The used length always spans everything up to the status byte, which is the
- * last byte of the list, also where an error left the data in between as it was.
+ * last byte of the list, also where the data in between was left as it was.
  *
  * Writes are durable when a later FLUSH says so. Without FLUSH (not negotiated,
  * or the driver chose write-through in its configuration) each is when done.

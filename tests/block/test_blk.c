@@ -21,8 +21,8 @@ void __real_block_submit(struct block_channel *c, struct block_req *req);
 void __wrap_block_submit(struct block_channel *c, struct block_req *req);
 void __wrap_block_submit(struct block_channel *c, struct block_req *req)
 {
-	last_op = req->op;
-	last_flags = req->flags;
+	__atomic_store_n(&last_op, req->op, __ATOMIC_RELAXED); /* queues_on_threads has two loops */
+	__atomic_store_n(&last_flags, req->flags, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&n_submits, 1, __ATOMIC_RELAXED);
 	__real_block_submit(c, req);
 }
@@ -641,6 +641,27 @@ static void c9_odd_data_and_types(void)
 	disk_close(&d);
 }
 
+/* More than a driver that keeps to the advertised limits can ask for; it would hold up everybody else. */
+static void too_much_data(void)
+{
+	struct sl_features mask = mask_of(0);
+	struct sl_dq_buf out[64], in[64];
+	struct disk d;
+
+	disk_open(&d, "blk,null:1G", &mask);
+	disk_header(&d, VIRTIO_BLK_T_IN, 0);
+	out[0] = disk_buf(&d, d.header, sizeof(*d.header));
+	for (unsigned int i = 0; i < 40; i++)
+		in[i] = disk_buf(&d, d.rig.driver, 4 << 20);
+	in[31] = disk_buf(&d, d.status, 1);
+	CHECK_EQ(disk_chain(&d, out, 1, in, 32), OK); /* 124 MiB */
+	in[31] = in[0];
+	in[40] = disk_buf(&d, d.status, 1);
+	CHECK_EQ(disk_chain(&d, out, 1, in, 41), IOERR);
+	CHECK_EQ(disk_io(&d, VIRTIO_BLK_T_IN, 0, 0, 4096), OK);
+	disk_close(&d);
+}
+
 static void not_negotiated(void)
 {
 	struct sl_features mask = {{UINT64_MAX, UINT64_MAX}};
@@ -835,6 +856,7 @@ static const struct t_case cases[] = {
 	{"c9_status_placement", c9_status_placement},
 	{"c9_get_id_sizes", c9_get_id_sizes},
 	{"c9_odd_data_and_types", c9_odd_data_and_types},
+	{"too_much_data", too_much_data},
 	{"not_negotiated", not_negotiated},
 	{"read_only_disk", read_only_disk},
 	{"error_of_that_request_only", error_of_that_request_only},
