@@ -56,7 +56,7 @@ void rig_open(struct rig *r, const struct rig_options *o)
 	if (fd < 0 || ftruncate(fd, (off_t)r->size))
 		die("memfd");
 	r->drv = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	r->dev = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	r->dev = o->one_mapping ? r->drv : mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (r->drv == MAP_FAILED || r->dev == MAP_FAILED)
 		die("mmap");
 	close(fd);
@@ -83,7 +83,8 @@ void rig_new_dq(struct rig *r)
 		.indirect_min = r->o.indirect_min,
 	};
 
-	memset(r->drv, 0, r->at.size);
+	for (size_t i = 0; i < r->at.size; i += 8) /* a racing writer may be at work */
+		ring_store64((uint64_t *)(void *)(r->drv + i), 0);
 	r->dq = sl_dq_init(&cfg);
 	if (!r->dq) {
 		fprintf(stderr, "sl_dq_init refused\n");
@@ -105,7 +106,8 @@ void rig_close(struct rig *r)
 	sl_vq_free(r->vq);
 	sl_mem_put(r->mem);
 	munmap(r->drv, r->size);
-	munmap(r->dev, r->size);
+	if (r->dev != r->drv)
+		munmap(r->dev, r->size);
 	free(r->state);
 	free(r->region);
 }

@@ -34,7 +34,8 @@ struct rig_options {
 	uint16_t indirect_max, indirect_min;
 	size_t buffers;
 	unsigned int one_byte;
-	bool region; /* inflight region */
+	bool region;	  /* inflight region */
+	bool one_mapping; /* both sides use the same addresses, so that ThreadSanitizer sees them meet */
 };
 
 struct rig {
