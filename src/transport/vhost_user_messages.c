@@ -70,9 +70,15 @@ static int set_features(struct sl_vhost_user_server *s)
 	return VUS_OK;
 }
 
+/* QEMU complains of CONFIG where a device has no configuration. */
+static uint64_t protocol_offered(const struct sl_vhost_user_server *s)
+{
+	return PROTOCOL_FEATURES & ~(sl_device_config_len(s->device) ? 0 : 1ULL << VU_F_CONFIG);
+}
+
 static int get_protocol_features(struct sl_vhost_user_server *s)
 {
-	return answer_u64(s, PROTOCOL_FEATURES);
+	return answer_u64(s, protocol_offered(s));
 }
 
 static int set_protocol_features(struct sl_vhost_user_server *s)
@@ -80,7 +86,7 @@ static int set_protocol_features(struct sl_vhost_user_server *s)
 	const uint64_t needed = 1ULL << VU_F_BACKEND_REQ | 1ULL << VU_F_REPLY_ACK;
 	uint64_t wanted = s->conn->in.p.u64;
 
-	if (wanted & ~PROTOCOL_FEATURES)
+	if (wanted & ~protocol_offered(s))
 		return -EINVAL;
 	/* The protocol leaves a back-end no other answer than to close. */
 	if (wanted >> VU_F_INBAND_NOTIFICATIONS & 1 && (wanted & needed) != needed)
