@@ -222,10 +222,11 @@ int vq_table_fetch_slow(struct sl_vq *vq, const struct vq_table *t, uint32_t i, 
 
 static inline int vq_table_fetch(struct sl_vq *vq, const struct vq_table *t, uint32_t i, uint64_t dst[2])
 {
-	const unsigned char *p = t->host + (size_t)i * WIRE_DESC_SIZE;
+	const unsigned char *p;
 
-	if (unlikely(!t->host || (uintptr_t)p % 8))
+	if (unlikely(!t->host || (uintptr_t)t->host % 8))
 		return vq_table_fetch_slow(vq, t, i, dst);
+	p = t->host + (size_t)i * WIRE_DESC_SIZE;
 	dst[0] = __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
 	dst[1] = __atomic_load_n((const uint64_t *)(const void *)p + 1, __ATOMIC_RELAXED);
 	return 0;
