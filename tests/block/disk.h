@@ -3,6 +3,7 @@
 #ifndef BLOCK_DISK_H
 #define BLOCK_DISK_H
 
+#include "bed.h"
 #include "devices/devices.h"
 #include "rig.h"
 #include "transport/direct.h"
@@ -11,7 +12,24 @@
 #include <linux/virtio_blk.h>
 
 #define DISK_RING 64
+#define SECTORS_1M 2048
+#define OK VIRTIO_BLK_S_OK
+#define IOERR VIRTIO_BLK_S_IOERR
+#define UNSUPP VIRTIO_BLK_S_UNSUPP
 #define NO_ANSWER 0xee /* what a status byte holds before */
+
+/* What the device handed to the source last; the linker puts this in front of block_submit(). */
+static enum block_op last_op;
+static unsigned int last_flags, n_submits;
+void __real_block_submit(struct block_channel *c, struct block_req *req);
+void __wrap_block_submit(struct block_channel *c, struct block_req *req);
+void __wrap_block_submit(struct block_channel *c, struct block_req *req)
+{
+	__atomic_store_n(&last_op, req->op, __ATOMIC_RELAXED); /* queues_on_threads has two loops */
+	__atomic_store_n(&last_flags, req->flags, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&n_submits, 1, __ATOMIC_RELAXED);
+	__real_block_submit(c, req);
+}
 
 /**
  * struct disk - an open device with one queue running
@@ -146,6 +164,33 @@ static inline void disk_range(struct disk *d, unsigned int i, uint64_t sector, u
 	struct virtio_blk_discard_write_zeroes r = {htole64(sector), htole32(sectors), htole32(flags)};
 
 	memcpy(d->data + i * sizeof(r), &r, sizeof(r));
+}
+
+/* Everything but those of PACKED, INDIRECT, EVENT_IDX, IN_ORDER whose bit (0 to 3) is clear in @bits. */
+static inline struct sl_features mask_of(unsigned int bits)
+{
+	static const unsigned int ring[] = {SL_F_RING_PACKED, SL_F_INDIRECT_DESC, SL_F_EVENT_IDX, SL_F_IN_ORDER};
+	struct sl_features f = {{UINT64_MAX, UINT64_MAX}};
+
+	for (unsigned int i = 0; i < 4; i++)
+		if (!(bits >> i & 1))
+			sl_features_clear(&f, ring[i]);
+	return f;
+}
+
+/* After whatever a case did: the device still serves an honest driver. */
+static inline void still_serves(struct disk *d)
+{
+	unsigned char *copy = malloc(4096);
+
+	fill(d->data, 4096, 77);
+	memcpy(copy, d->data, 4096);
+	CHECK_EQ(disk_io(d, VIRTIO_BLK_T_OUT, 64, 4096, 0), OK);
+	memset(d->data, 0, 4096);
+	CHECK_EQ(disk_io(d, VIRTIO_BLK_T_IN, 64, 0, 4096), OK);
+	CHECK(!memcmp(d->data, copy, 4096));
+	CHECK_EQ(sl_dq_outstanding(d->q.dq), 0);
+	free(copy);
 }
 
 #endif
