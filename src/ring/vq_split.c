@@ -63,6 +63,17 @@ static int gather(struct sl_vq *vq, struct sl_chain *c, uint16_t head)
 	return likely(!err) ? 0 : vq_walk_abort(vq, &w, c, err);
 }
 
+/* Chains that are looked ahead: at about 20 ns for each this hides the way to another processor's cache. */
+#define AHEAD 8
+
+/* Fetch the head's descriptor at @pos of the available ring into the cache; only a guess, hence the mask. */
+static inline void look_ahead(const struct sl_vq *vq, uint16_t pos)
+{
+	uint16_t mask = vq->num - 1;
+
+	__builtin_prefetch(&vq->desc[ring_load16(&vq->avail->ring[pos & mask]) & mask]);
+}
+
 int vq_split_pop(struct sl_vq *vq, struct sl_chain *c)
 {
 	uint16_t mask = vq->num - 1, head;
@@ -76,6 +87,8 @@ int vq_split_pop(struct sl_vq *vq, struct sl_chain *c)
 		if (unlikely((uint16_t)(idx - vq->next_avail) > vq->num))
 			return vq_break(vq, "the available index jumped by more than the queue size");
 		vq->avail_seen = idx;
+		for (uint16_t i = 1; i < AHEAD && i < (uint16_t)(idx - vq->next_avail); i++)
+			look_ahead(vq, vq->next_avail + i);
 	}
 	if (unlikely(vq->taken >= vq->num))
 		return vq_break(vq, "more chains are available than the queue has entries");
@@ -84,8 +97,8 @@ int vq_split_pop(struct sl_vq *vq, struct sl_chain *c)
 		return vq_break(vq, "an available head lies beyond the table");
 	if (unlikely(vq->busy[head]))
 		return vq_break(vq, "an available head is already in flight");
-	if ((uint16_t)(vq->avail_seen - vq->next_avail) > 1) /* only a guess where to prefetch, hence the mask */
-		__builtin_prefetch(&vq->desc[ring_load16(&vq->avail->ring[(vq->next_avail + 1) & mask]) & mask]);
+	if ((uint16_t)(vq->avail_seen - vq->next_avail) > AHEAD)
+		look_ahead(vq, vq->next_avail + AHEAD);
 	err = gather(vq, c, head);
 	if (unlikely(err))
 		return err;
