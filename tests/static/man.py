@@ -31,7 +31,7 @@ def output(*args):
 
 def text_of(path):
     """A page as it is read: without markup, in one line."""
-    text = output("mandoc", "-T", "utf8", "-O", "width=10000", path)
+    text = output("mandoc", "-T", "utf8", "-O", "width=1000", path)
     return re.sub(r"\s+", " ", re.sub(".\b", "", text)).replace("−", "-").replace("‐", "-")
 
 
