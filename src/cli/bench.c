@@ -12,6 +12,7 @@ static const struct part {
 	int (*fn)(int argc, char **argv);
 } parts[] = {
 	{ "blk", "load a block device over vhost-user, or one of this process", bench_blk },
+	{ "ring", "turn a ring between two threads: what it costs by itself", bench_ring },
 };
 #define NUM_PARTS (sizeof(parts) / sizeof(parts[0]))
 

@@ -5,5 +5,6 @@
 
 /* Like cmd_X() of cmd.h; argv[0] is the part's name. */
 int bench_blk(int argc, char **argv);
+int bench_ring(int argc, char **argv);
 
 #endif
