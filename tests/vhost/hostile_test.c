@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT *
+ * More than 800 lines: a flat list of cases, none of which knows another.
+ */
 /* hostile_test.c - front-ends that mean harm
  *
  * Each case is a bug that some vhost-user implementation had, by its number
