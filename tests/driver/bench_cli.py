@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""sluice bench from the command line: what it prints, how it complains, how it ends.
+
+usage: bench_cli.py SLUICE
+"""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SLUICE = sys.argv[1]
+failures = 0
+
+
+def check(what, good, *more):
+    global failures
+    print(("ok " if good else "FAIL ") + what, *(() if good else more))
+    failures += not good
+
+
+def run(*args, timeout=60):
+    return subprocess.run([SLUICE, "bench", *args], capture_output=True, text=True, timeout=timeout)
+
+
+def complaint(status, text, *args):
+    """Exit status, one line on stderr that contains the text."""
+    done = run(*args)
+    lines = done.stderr.splitlines()
+    check("complains: " + " ".join(args), done.returncode == status and len(lines) == 1 and
+          lines[0].startswith("sluice: bench: ") and text in lines[0], done)
+
+
+def bad_options():
+    null = ["blk", "--device", "blk,null:64M"]
+    check("without a part: usage", run().returncode == 2)
+    complaint(2, "blk", "blj")
+    complaint(2, "--socket-path", "blk")
+    complaint(2, "--socket-path", *null, "--socket-path", "/x")
+    complaint(2, "did you mean '--queues'", *null, "--quees", "2")
+    complaint(2, "needs a value", *null, "--depth")
+    complaint(2, "--depth 0", *null, "--depth", "0")
+    complaint(2, "--depth 1x", *null, "--depth", "1x")
+    complaint(2, "--bs 100", *null, "--bs", "100")
+    complaint(2, "--bs 32M", *null, "--bs", "32M")
+    complaint(2, "--queues 2", *null, "--queues", "2")
+    complaint(2, "--seconds 0", *null, "--seconds", "0")
+    complaint(2, "--seconds nan", *null, "--seconds", "nan")
+    complaint(2, "--pid", *null, "--pid", "4194305")
+    complaint(2, "--cpu", *null, "--cpu", "1023")
+    complaint(2, "did you mean 'randread'", *null, "--op", "randred")
+    complaint(2, "unexpected", *null, "extra")
+    complaint(2, "packed", "blk", "--device", "blk,null:64M,packed=off", "--packed")
+    complaint(2, "read-only", "blk", "--device", "blk,null:64M,readonly=on", "--op", "write")
+    complaint(2, "too small", "blk", "--device", "blk,null:64K", "--op", "verify")
+    complaint(1, "/nonexistent", "blk", "--socket-path", "/nonexistent")
+    complaint(2, "--buffers 17", "ring", "--buffers", "17")
+    complaint(2, "--queue-size", "ring", "--queue-size", "100000")
+
+
+def results():
+    done = run("blk", "--device", "blk,memory:16M,queues=2", "--queues", "2", "--seconds", "0.3", "--json", "--op", "verify",
+               "--interrupt", "--packed", "--pid", str(os.getpid()))
+    out = json.loads(done.stdout)
+    check("verify: no differences", done.returncode == 0 and out["differences"] == 0 and out["errors"] == 0, out)
+    check("verify: says what ran", (out["op"], out["queues"], out["completions"], out["ring"]) ==
+          ("verify", 2, "interrupt", "packed"), out)
+    latency = [out["latency_ns"][k] for k in ("min", "p50", "p90", "p99", "p99.9", "max")]
+    check("latencies grow", latency == sorted(latency) and latency[0] > 0, latency)
+    check("rates fit", out["requests"] > 0 and abs(out["bytes_per_second"] / out["iops"] - 4096) < 1, out)
+    check("CPU of the front-end and of --pid", out["frontend_cpu_ns_per_io"]["total"] > 0 and
+          out["backend_cpu_ns_per_io"]["total"] >= 0, out)
+    for op in ("read", "write", "randread", "randwrite"):
+        done = run("blk", "--device", "blk,memory:16M", "--seconds", "0.1", "--op", op, "--bs", "64K", "--depth", "3")
+        check(op, done.returncode == 0 and "IOPS" in done.stdout and not done.stderr, done)
+    done = run("blk", "--device", "blk,memory:16M,error=10%,error-op=read", "--seconds", "0.1")
+    check("failed requests: told, status 1", done.returncode == 1 and "errors" in done.stdout and
+          "requests failed" in done.stderr, done)
+    out = json.loads(run("ring", "--seconds", "0.05", "--json").stdout)
+    check("ring: both formats, round trip and stream", [(r["ring"], r["depth"]) for r in out] ==
+          [("split", 1), ("split", 32), ("packed", 1), ("packed", 32)] and all(r["ns"] > 0 for r in out), out)
+
+
+def endings(directory):
+    path = f"{directory}/s"
+    with subprocess.Popen([SLUICE, "serve", "--device", f"blk,null:64M,socket={path}"], stderr=subprocess.DEVNULL) as server:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        args = [SLUICE, "bench", "blk", "--socket-path", path, "--seconds", "30"]
+        with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+            time.sleep(0.5)
+            bench.send_signal(signal.SIGINT)
+            out, err = bench.communicate(timeout=20)
+            check("SIGINT ends early with results", bench.returncode == 0 and "IOPS" in out and not err, out, err)
+        with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+            time.sleep(0.5)
+            server.kill()
+            out, err = bench.communicate(timeout=20)
+            check("the back-end is killed: results, one line, status 1", bench.returncode == 1 and "IOPS" in out and
+                  err == f"sluice: bench: {path}: the back-end has gone\n", out, err)
+    # somebody who listens and never says anything
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{directory}/mute")
+    listener.listen(1)
+    start = time.monotonic()
+    complaint(1, "no answer within", "blk", "--socket-path", f"{directory}/mute")
+    check("... in bounded time", time.monotonic() - start < 30)
+
+
+bad_options()
+results()
+with tempfile.TemporaryDirectory(prefix="sluice-bench-cli-") as scratch:
+    endings(scratch)
+sys.exit(failures != 0)
