@@ -726,7 +726,13 @@ static int vu_link_inflight_get(struct sl_link *link, uint16_t num_queues, uint1
 static int send_inflight(struct vu_link *l, const struct sl_link_inflight *region, struct sl_err *err)
 {
 	struct vu_msg m;
+	int ret = 0;
 
+	/* DPDK makes a queue at the first message that names it, and gives no part of the region to one not made yet. */
+	for (unsigned int i = 0; i < region->num_queues && !ret; i++)
+		ret = set_state(l, VU_SET_VRING_NUM, i, region->queue_size, err);
+	if (ret)
+		return ret;
 	vu_msg_init(&m, VU_SET_INFLIGHT_FD, sizeof(m.p.inflight));
 	m.p.inflight = (struct vu_inflight){ region->size, region->offset, region->num_queues, region->queue_size };
 	m.fds[m.nfds++] = region->fd;
