@@ -20,7 +20,7 @@
 /**
  * struct sl_dq_config
  * @num:    queue size; split: a power of two; 1 to 32768
- * @ring:   zeroed memory of sl_dq_ring_size() bytes, aligned to 4096, shared with the device
+ * @ring:   zeroed memory of the size that sl_dq_layout() says, aligned to 4096, shared with the device
  * @state:  private memory of sl_dq_state_size() bytes, aligned to 16
  * @indirect_tables: with @indirect: shared memory of num * indirect_max * 16 bytes, aligned to 16 (may be NULL)
  * @indirect_gpa:    device address of @indirect_tables

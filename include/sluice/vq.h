@@ -30,10 +30,12 @@
  * @driver:    ... of the available ring / driver event suppression area
  * @device:    ... of the used ring / device event suppression area
  * @base:      where to go on, as sl_vq_base() gives it
- * @inflight:  this queue's part of a vhost-user inflight region (see sl_inflight_size()), or NULL
+ * @inflight:  this queue's part of a vhost-user inflight region (see sl_inflight_size()), aligned to 8, or NULL.
+ *             Shared with the front-end and not trusted. A region that was used before outranks @base
  * @log:       dirty log of writes to guest memory, or NULL; the vq takes its own count
  * @log_ring:  also log writes to the used ring (split) or descriptor ring (packed)
- * @log_addr:  guest physical address under which the ring's writes are logged
+ * @log_addr:  guest physical address under which writes to the used ring are logged (split). Packed rings are
+ *             logged at @desc and @device: front-ends differ in what they give here
  */
 struct sl_vq_config {
 	uint16_t num;
@@ -90,6 +92,8 @@ SL_API void sl_vq_free(struct sl_vq *vq);
  * Return: 1: @c is filled; 0: there is none; -ENOBUFS: there is one, but it
  * needs more scatter-gather memory than is free until a chain is pushed;
  * any other -errno: the ring is broken (and says the same from now on).
+ * A chain of 4 GiB or more, or one that falls into more than 65535 pieces of
+ * guest memory, breaks the ring as well.
  */
 SL_API int sl_vq_pop(struct sl_vq *vq, struct sl_chain *c);
 /** sl_vq_pending() - would sl_vq_pop() find something? Cheap; for polling */

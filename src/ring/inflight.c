@@ -178,8 +178,10 @@ static void packed_unmark(struct sl_vq *vq, const union wire_inflight_used *u)
 
 		if (i && slot == u->idx)
 			break;
-		if (!!(flags & WIRE_F_AVAIL) == wrap && !!(flags & WIRE_F_USED) == wrap)
+		if (!!(flags & WIRE_F_AVAIL) == wrap && !!(flags & WIRE_F_USED) == wrap) {
 			ring_store16(&vq->ring[slot].flags, wrap ? WIRE_F_AVAIL : WIRE_F_USED);
+			vq_log_ring(vq, vq->desc_gpa + 16ULL * slot, 16);
+		}
 		if (++slot == vq->num) {
 			slot = 0;
 			wrap = !wrap;
@@ -319,9 +321,13 @@ void vq_inflight_packed_end(struct sl_vq *vq)
 int vq_inflight_open(struct sl_vq *vq, struct sl_err *err)
 {
 	/* both layouts start alike */
-	uint16_t version = ring_load16(&vq->region_split->version), num = ring_load16(&vq->region_split->desc_num);
+	uint16_t version, num;
 	int ret;
 
+	if ((uintptr_t)vq->region % 8)
+		return sl_err_set(err, EINVAL, "inflight region: not aligned to 8 bytes");
+	version = ring_load16(&vq->region_split->version);
+	num = ring_load16(&vq->region_split->desc_num);
 	if (!version) {
 		if (vq->packed)
 			packed_init(vq);

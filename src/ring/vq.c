@@ -412,9 +412,9 @@ struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, stru
 		sl_err_set(err, ENOMEM, "queue: out of memory");
 		goto fail;
 	}
+	sl_vq_set_log(vq, cfg->log, cfg->log_ring, cfg->log_addr);
 	if (set_base(vq, cfg->base, err) || (vq->region && vq_inflight_open(vq, err)))
 		goto fail;
-	sl_vq_set_log(vq, cfg->log, cfg->log_ring, cfg->log_addr);
 	return vq;
 fail:
 	sl_vq_free(vq);

@@ -253,7 +253,7 @@ static void enumerate(struct rig_options o)
 		n = s.stores;
 		for (unsigned int k = 1; k <= n && !t_failures; k++) {
 			run(&o, seed * 7919, k, 0);
-			for (unsigned int j = 1; j <= 40 && !t_failures; j += 1 + (j > 12) * 3)
+			for (unsigned int j = 1; j <= 40 && !t_failures; j += o.num < 10 ? 1 + (j > 12) * 3 : 7)
 				run(&o, seed * 7919, k, j);
 		}
 	}

@@ -907,6 +907,10 @@ static void b13_lying_split_region(void)
 	region_refused("version");
 
 	open_region(false);
+	r.cfg.inflight = (char *)r.region + 4;
+	region_refused("aligned");
+
+	open_region(false);
 	s = r.region;
 	s->desc_num = 4096;
 	region_refused("made for");
