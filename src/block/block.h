@@ -44,7 +44,8 @@ enum block_flag {
  * struct block_req - one request; lives in the caller's slot until done()
  * @op, @flags: what to do
  * @offset, @len: bytes; already checked against the source's size and block size by block_submit()
- * @iov, @iovcnt: READ, WRITE: memory, whose lengths sum to @len; the array stays valid and unchanged until done()
+ * @iov, @iovcnt: READ, WRITE: memory, whose lengths sum to @len; the array stays valid and unchanged until done();
+ *        the source may trim its entries meanwhile, and mends them before done()
  * @done: result is 0 or -errno; the request may be reused or freed inside it
  * @result: of a request on the channel's list of finished ones
  * @next: belongs to whoever holds the request between submit and done
@@ -70,7 +71,6 @@ struct block_req {
  * @block_size:       logical block: unit of offsets and lengths; a power of two, 512 to 64 KiB
  * @physical_size:    physical block, a power of two multiple of @block_size
  * @optimal_size:     preferred I/O, bytes, 0 when unknown
- * @max_segments:     of one request's iov; 0: IOV_MAX
  * @discard_granularity: bytes, 0 when unknown
  * @read_only:    every write is refused
  * @flush:        it has a cache that FLUSH makes durable; without one each write is durable when done. FLUSH is always accepted
@@ -79,7 +79,7 @@ struct block_req {
  */
 struct block_info {
 	uint64_t size;
-	uint32_t block_size, physical_size, optimal_size, max_segments, discard_granularity;
+	uint32_t block_size, physical_size, optimal_size, discard_granularity;
 	bool read_only, flush, discard, write_zeroes, unmap_zeroes, secure_erase;
 };
 

@@ -28,7 +28,7 @@
 #include "block/file.h"
 #include "block/uring.h"
 
-#define LOCK_TRIES 50
+#define LOCK_TRIES 100
 #define LOCK_PAUSE_MS 20
 
 /* QEMU's bytes: at 100 + n a reader lock says "I use permission n", at 200 + n "others must not". */

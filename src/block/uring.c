@@ -156,14 +156,13 @@ void uring_commit(struct uring *u)
 {
 	if (u->reaping)
 		return;
-	do {
+	for (;;) {
 		stage_waiting(u);
-		if (!io_uring_sq_ready(&u->ring))
-			break;
 		/* Fails only for want of memory (-EAGAIN): the poller below tries again. */
-		if (io_uring_submit(&u->ring) < 0)
+		if (!io_uring_sq_ready(&u->ring) || io_uring_submit(&u->ring) <= 0)
 			break;
-	} while (reap(u));
+		reap(u);
+	}
 	if (u->inflight)
 		sl_poller_activate(u->loop, &u->poller);
 }
