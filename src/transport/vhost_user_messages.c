@@ -148,8 +148,14 @@ static int after_reset(struct sl_vhost_user_server *s)
 
 static int drained_for_reset(struct sl_vhost_user_server *s)
 {
-	for (unsigned int i = 0; i < s->num_rings; i++)
-		vus_ring_forget(&s->rings[i], false);
+	for (unsigned int i = 0; i < s->num_rings; i++) {
+		struct vus_ring *r = &s->rings[i];
+		uint32_t left = r->left ? r->left : r->base;
+
+		vus_ring_forget(r, false);
+		/* QEMU 7.2 stops a device with SET_STATUS 0 and asks only then where its rings were. */
+		r->left = left;
+	}
 	s->features = 0;
 	s->features_set = false;
 	vus_reset_device(s);

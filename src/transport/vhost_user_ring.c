@@ -115,13 +115,28 @@ static bool logs(const struct sl_vhost_user_server *s)
 	return s->log && s->features >> SL_F_LOG_ALL & 1;
 }
 
+/*
+ * Under which address the ring's own writes are logged. The front-end says it
+ * for the used ring of a split ring (QEMU's may be a copy elsewhere). For packed
+ * rings QEMU names the event area in the same way, although it is the descriptor ring that is written.
+ */
+static uint64_t log_addr(const struct vus_ring *r)
+{
+	uint64_t desc = 0;
+
+	if (!(r->s->features >> SL_F_RING_PACKED & 1))
+		return r->addr.log;
+	sl_mem_uva_to_gpa(r->s->mem, r->addr.desc, &desc);
+	return desc;
+}
+
 static int start(struct vus_ring *r, struct sl_err *err)
 {
 	struct sl_vhost_user_server *s = r->s;
 	bool packed = s->features >> SL_F_RING_PACKED & 1;
 	struct sl_queue_setup setup = {
 		.vq = {.num = r->num, .log = logs(s) ? s->log : NULL, .log_ring = r->addr.flags & VU_VRING_LOG,
-		       .log_addr = r->addr.log},
+		       .log_addr = log_addr(r)},
 		.kick_fd = r->kick,
 		.call_fd = r->call,
 	};
@@ -165,6 +180,7 @@ static void try_start(struct vus_ring *r)
 		return;
 	}
 	r->running = true;
+	r->left = 0;
 	if (r->polled && !r->s->poll_timer.set)
 		sl_timer_set(r->s->loop, &r->s->poll_timer, POLL_NS);
 }
@@ -278,6 +294,7 @@ int vus_set_vring_base(struct sl_vhost_user_server *s)
 	if (r->running)
 		return -EBUSY;
 	r->base = s->conn->in.p.state.num;
+	r->left = 0;
 	retry(r);
 	return VUS_OK;
 }
@@ -290,7 +307,7 @@ static int answer_base(struct sl_vhost_user_server *s)
 	r->failed = r->broken = r->polled = false;
 	close_fd(&r->kick);
 	vus_answer(s, sizeof(struct vu_vring_state));
-	s->conn->out.p.state = (struct vu_vring_state){r->index, r->base};
+	s->conn->out.p.state = (struct vu_vring_state){r->index, r->left ? r->left : r->base};
 	return VUS_ANSWER;
 }
 
@@ -415,7 +432,7 @@ void vus_rings_log(struct sl_vhost_user_server *s)
 
 		if (r->running)
 			sl_queue_set_log(s->device, i, logs(s) ? s->log : NULL, r->addr.flags & VU_VRING_LOG,
-					 r->addr.log);
+					 log_addr(r));
 	}
 }
 
@@ -466,7 +483,7 @@ void vus_rings_init(struct sl_vhost_user_server *s)
 void vus_ring_forget(struct vus_ring *r, bool fds)
 {
 	r->num = 0;
-	r->base = 0;
+	r->base = r->left = 0;
 	r->have_addr = r->polled = r->enabled = r->stopped = r->failed = r->broken = false;
 	close_fd(&r->kick);
 	if (!fds)

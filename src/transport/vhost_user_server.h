@@ -17,6 +17,7 @@
  * @num:      size, 0: not said yet
  * @addr:     addresses, good when @have_addr
  * @base:     where to go on, as the front-end said or as the queue left it
+ * @left:     where a reset stopped it: the answer to GET_VRING_BASE until the front-end says a base; 0: @base is
  * @kick, @call, @err: descriptors or -1
  * @polled:   SET_VRING_KICK came without a descriptor: look at the ring from time to time
  * @enabled:  SET_VRING_ENABLE, or SET_FEATURES without bit 30
@@ -33,7 +34,7 @@ struct vus_ring {
 	uint16_t index, num;
 	bool have_addr, polled, enabled, stopped, running, stopping, failed, broken, call_owed, err_owed;
 	int kick, call, err;
-	uint32_t base;
+	uint32_t base, left;
 	struct vu_vring_addr addr;
 	atomic_bool calling;
 	struct sl_task call_task;

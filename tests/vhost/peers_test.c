@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -151,6 +152,16 @@ static void qemu_stop(uint32_t base)
 	CHECK_EQ(fe_set_u64(&f, VU_SET_STATUS, 0), 0);
 }
 
+/* ... and how it did that up to version 7.2: the status first */
+static void qemu_72_stop(uint32_t base)
+{
+	CHECK_EQ(fe_set_u64(&f, VU_SET_STATUS, 0), 0);
+	for (unsigned int i = 0; i < BED_QUEUES; i++)
+		CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, i, 0), 0);
+	for (unsigned int i = 0; i < BED_QUEUES; i++)
+		CHECK_EQ(fe_get_base(&f, i), base);
+}
+
 /* QEMU with vhost-user-blk: firmware first, then the operating system, a pause, memory that comes and goes. */
 static void qemu_blk(void)
 {
@@ -212,11 +223,57 @@ static void qemu_blk(void)
 	qemu_stop(11); /* paused */
 	qemu_start(128, 11, &region, inflight_fd);
 	CHECK(fe_echo(&f, 0) && fe_echo(&f, 1));
-	qemu_stop(12);
+	qemu_72_stop(12);
+	qemu_start(128, 12, &region, inflight_fd);
+	CHECK(fe_echo(&f, 0) && fe_echo(&f, 1));
+	qemu_stop(13);
 	close(inflight_fd);
 	close(bar_fd);
 	fe_close(&f);
 	bed_close(&b);
+}
+
+/* QEMU 7.2 stops with SET_STATUS 0, asks for the bases afterwards, and continues there after a pause. */
+static void qemu72_pause(bool packed)
+{
+	uint64_t features = FE_RING_FEATURES | BIT30 | (packed ? PACKED : 0);
+
+	bed_open(&b, false);
+	fe_connect(&f, &b);
+	fe_hello(&f, features, FE_ALL_PROTOCOL);
+	CHECK_EQ(fe_set_memory(&f), 0);
+	fe_ring_up(&f, 0, 16);
+	for (int pause = 0; pause < 30; pause++) {
+		uint32_t base;
+
+		CHECK(fe_echo(&f, 0));
+		if (pause % 5 == 4)
+			CHECK_EQ(fe_set_u64(&f, VU_SET_STATUS, 0), 0); /* twice, as there is one for each queue pair */
+		CHECK_EQ(fe_set_u64(&f, VU_SET_STATUS, 0), 0);
+		CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 0), 0);
+		base = fe_get_base(&f, 0);
+		CHECK_EQ(base, sl_dq_base(f.ring[0].dq));
+		CHECK_EQ(fe_set_u64(&f, VU_SET_FEATURES, features), 0);
+		CHECK_EQ(fe_ring_send(&f, 0, base), 0);
+		CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 1), 0);
+	}
+	/* a fresh life begins at 0, whatever was before */
+	CHECK_EQ(fe_set_u64(&f, VU_SET_STATUS, 0), 0);
+	CHECK_EQ(fe_set_u64(&f, VU_SET_FEATURES, features), 0);
+	fe_ring_up(&f, 0, 16);
+	CHECK(fe_echo(&f, 0));
+	fe_close(&f);
+	bed_close(&b);
+}
+
+static void qemu72_pause_split(void)
+{
+	qemu72_pause(false);
+}
+
+static void qemu72_pause_packed(void)
+{
+	qemu72_pause(true);
 }
 
 /* DPDK's virtio-user: user addresses are guest addresses, a packed ring's base is 0x8000, status all along. */
@@ -527,6 +584,27 @@ static void storm(void)
 	bed_close(&b);
 }
 
+/* No descriptor left for a front-end: the server neither spins nor gives up. */
+static void no_room_to_accept(void)
+{
+	struct rlimit old, tight;
+	unsigned int turns = 0;
+
+	bed_open(&b, false);
+	fe_connect(&f, &b);
+	REQUIRE(!getrlimit(RLIMIT_NOFILE, &old));
+	tight = old;
+	tight.rlim_cur = (rlim_t)f.g.fd + 1; /* the highest one in use */
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &tight));
+	for (int i = 0; i < 50; i++)
+		turns += sl_loop_step(b.loop, 1);
+	CHECK(turns < 10);
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &old));
+	CHECK(fe_alive(&f));
+	fe_close(&f);
+	bed_close(&b);
+}
+
 /* ---- the socket's file ---- */
 
 static struct sl_vhost_user_server *try_path(const char *path, struct sl_err *err)
@@ -535,6 +613,25 @@ static struct sl_vhost_user_server *try_path(const char *path, struct sl_err *er
 
 	*err = (struct sl_err){0};
 	return sl_vhost_user_server_new(&cfg, err);
+}
+
+static void too_many_queues(void)
+{
+	static const struct sl_device_ops ops = {.type = "wide"};
+	struct sl_device_config cfg = {.ops = &ops, .name = "wide", .num_queues = 257, .max_queue_size = 16};
+	struct sl_err err = {0};
+	struct sl_device *echo;
+
+	bed_open(&b, false);
+	bed_unserve(&b);
+	cfg.control = b.loop;
+	echo = b.dev;
+	b.dev = sl_device_new(&cfg, &err);
+	CHECK(!try_path(b.path, &err));
+	CHECK(strstr(err.text, "at most 256") != NULL);
+	sl_device_free(b.dev);
+	b.dev = echo;
+	bed_close(&b);
 }
 
 static void bad_paths(void)
@@ -630,8 +727,13 @@ static void inherited(void)
 	bed_unserve(&b);
 	file = open("/dev/null", O_RDONLY);
 	CHECK(!adopt(file, false, &err));
-	CHECK(strstr(err.text, "not a Unix socket") != NULL);
+	CHECK(strstr(err.text, "not a Unix stream socket") != NULL);
 	close(file);
+	REQUIRE(!socketpair(AF_UNIX, SOCK_DGRAM, 0, sv));
+	CHECK(!adopt(sv[1], true, &err));
+	CHECK(strstr(err.text, "not a Unix stream socket") != NULL);
+	close(sv[0]);
+	close(sv[1]);
 	REQUIRE(!socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
 	CHECK(!adopt(sv[1], false, &err));
 	CHECK(strstr(err.text, "not a listening socket") != NULL);
@@ -765,6 +867,8 @@ static const struct t_case cases[] = {
 	{"uml_split", uml_split},
 	{"uml_packed", uml_packed},
 	{"qemu_blk", qemu_blk},
+	{"qemu72_pause_split", qemu72_pause_split},
+	{"qemu72_pause_packed", qemu72_pause_packed},
 	{"dpdk_split", dpdk_split},
 	{"dpdk_packed", dpdk_packed},
 	{"reconnect", reconnect},
@@ -776,6 +880,8 @@ static const struct t_case cases[] = {
 	{"slow_sender", slow_sender},
 	{"answers_not_read", answers_not_read},
 	{"storm", storm},
+	{"no_room_to_accept", no_room_to_accept},
+	{"too_many_queues", too_many_queues},
 	{"bad_paths", bad_paths},
 	{"left_over_is_taken_over", left_over_is_taken_over},
 	{"inherited", inherited},
