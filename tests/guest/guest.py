@@ -6,6 +6,7 @@ a fresh Lab, whose folder and programs are gone when it returns. Programs are
 ended by their own process object, never by name.
 """
 import hashlib
+import json
 import os
 import queue
 import re
@@ -125,6 +126,40 @@ class Program:
                     pipe.close()
                 except OSError:
                     pass
+
+
+class Monitor:
+    """QEMU's QMP over a socket."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(BOOT)
+        until = time.monotonic() + 10
+        while True:
+            try:
+                self.sock.connect(path)
+                break
+            except OSError:
+                check(time.monotonic() < until, f"no monitor at {path}")
+                time.sleep(0.05)
+        self.file = self.sock.makefile("rw", encoding="utf-8")
+        self.file.readline()
+        self.command("qmp_capabilities")
+
+    def command(self, name, **arguments):
+        """Answers what the command returned; events are skipped."""
+        self.file.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            check("error" not in answer, f"{name}: {answer}")
+            if "return" in answer:
+                return answer["return"]
+
+    def close(self):
+        """Hang up."""
+        self.file.close()
+        self.sock.close()
 
 
 class Lab:

@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Debian's kernel under QEMU, with a disk from `sluice serve`."""
-from guest import check, check_image, digest_of, end_serve, finish, main
+import os
+import subprocess
+import time
+
+from guest import BOOT, Monitor, Skip, check, check_image, digest_of, end_serve, finish, main, need
 
 
 def whole_guest(lab, device, keys="", queues=1):
@@ -119,6 +123,64 @@ def firmware(lab):
     end_serve(server)
 
 
+def full(lab):
+    """The host's file system is full: that write fails in the guest, reads and the daemon go on."""
+    need("unshare")
+    sock, folder = lab.path("s"), lab.path("small")
+    os.mkdir(folder)
+    # In a mount name space of its own, so that nothing stays mounted; -r makes that possible without being root.
+    script = 'mount -t tmpfs -o size=24m tmpfs "$0" && truncate -s 64M "$0/disk" && exec "$@"'
+    prefix = ("unshare", "-rm", "sh", "-c", script, folder)
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        raise Skip("no user name spaces here")
+    server = lab.serve(f"blk,{folder}/disk,socket={sock}", prefix=prefix)
+    for _ in range(2):
+        guest = lab.qemu("full sluice.mib=40", sock, device=",num-queues=1")
+        guest.expect("guest: write failed as it should")
+        finish(guest)
+    end_serve(server)
+
+
+def migrated(lab, device, keys=""):
+    """Live migration into a file and out of it while the guest writes, reads and compares.
+
+    What the device writes to guest memory meanwhile is in the dirty log, or the
+    guest that goes on afterwards would compare old memory.
+    """
+    disk, sock, state = lab.disk(256), lab.path("s"), lab.path("state")
+    server = lab.serve(f"blk,{disk},socket={sock}{keys}")
+    scenario, device = "load sluice.mib=4", ",num-queues=1" + device
+    guest = lab.qemu(scenario, sock, device=device, extra=("-qmp", f"unix:{lab.path('qmp')},server=on,wait=off"))
+    monitor = Monitor(lab.path("qmp"))
+    guest.expect("guest: round 2")
+    monitor.command("migrate-set-parameters", **{"max-bandwidth": 50 << 20, "downtime-limit": 10000})
+    monitor.command("migrate", uri=f"exec:cat >{state}")
+    until = time.monotonic() + BOOT
+    while (status := monitor.command("query-migrate"))["status"] != "completed":
+        check(status["status"] in ("setup", "active", "device") and time.monotonic() < until, f"migration: {status}")
+        time.sleep(0.1)
+    check(status["ram"]["dirty-sync-count"] > 1, f"the guest was not running: {status}")
+    monitor.command("quit")
+    monitor.close()
+    guest.wait()
+    guest = lab.qemu(scenario, sock, device=device, extra=("-incoming", f"exec:cat {state}"))
+    guest.expect("guest: round")
+    guest.expect("guest: round")
+    guest.say("")
+    digest = digest_of(guest)
+    finish(guest)
+    end_serve(server)
+    check_image(lab, disk, digest)
+
+
+def migration(lab):
+    migrated(lab, "")
+
+
+def migration_packed(lab):
+    migrated(lab, ",packed=on", ",packed=on")
+
+
 def capacity(lab):
     """The guest sees the image's size."""
     sock = lab.path("s")
@@ -131,4 +193,4 @@ def capacity(lab):
 
 
 main([split, split_queues, split_plain, packed, packed_queues, direct_io, never_poll, guests_in_turn, reboot,
-      parallel, two_disks, firmware, capacity])
+      parallel, two_disks, firmware, capacity, full, migration, migration_packed])
