@@ -63,14 +63,16 @@ void vus_complain(struct sl_vhost_user_server *s, const char *fmt, ...)
 
 /* ---- one message ---- */
 
-/* Watch for what this connection can do next: send, wait, or receive. */
+/* Watch for what this connection can do next: send, receive, or nothing before its rings have stopped. */
 static void set_events(struct sl_vhost_user_server *s)
 {
 	struct vus_conn *c = s->conn;
-	uint32_t events = c->answering ? EPOLLOUT : c->after ? 0 : EPOLLIN;
+	int ret = sl_watch_mod(&c->watch, c->answering ? EPOLLOUT : c->after ? 0 : EPOLLIN);
 
-	if (events != c->watch.events)
-		sl_watch_mod(&c->watch, events);
+	if (ret < 0) {
+		vus_complain(s, "%s", strerror(-ret));
+		close_connection(s);
+	}
 }
 
 /* The answer goes on; 1: all of it is sent, 0: later, -1: the connection is closed. */
@@ -184,21 +186,10 @@ static void receive(struct sl_vhost_user_server *s)
 static void connection_ready(void *arg, uint32_t events)
 {
 	struct sl_vhost_user_server *s = arg;
-	struct vus_conn *c = s->conn;
 
-	if (c->after) {
-		/* Only a hang-up is reported while nothing is waited for. */
-		close_connection(s);
-	} else if (c->answering) {
-		int ret = send_answer(s);
-
-		if (ret > 0)
-			receive(s);
-		else if (!ret)
-			set_events(s);
-	} else if (events) {
+	(void)events; /* a hang-up shows when sending or receiving */
+	if (!s->conn->answering || send_answer(s) > 0)
 		receive(s);
-	}
 }
 
 /* ---- waiting for rings and resets ---- */
@@ -217,15 +208,10 @@ void vus_reset_device(struct sl_vhost_user_server *s)
 	sl_device_reset(s->device, reset_done, s);
 }
 
-static bool a_call_is_on_its_way(const struct sl_vhost_user_server *s)
-{
-	for (unsigned int i = 0; i < s->num_rings; i++)
-		if (atomic_load(&s->rings[i].calling))
-			return true;
-	return false;
-}
-
-/* The last trace of the front-end. */
+/*
+ * The last trace of the front-end. No call of a ring is on its way any more:
+ * its loop sent it before it sent that the ring has stopped, and in that order they came.
+ */
 static void forget_front_end(struct sl_vhost_user_server *s)
 {
 	for (unsigned int i = 0; i < s->num_rings; i++)
@@ -245,10 +231,6 @@ static void go_on_closing(struct sl_vhost_user_server *s)
 		vus_reset_device(s);
 		if (s->resetting)
 			return;
-	}
-	if (a_call_is_on_its_way(s)) {
-		sl_task_post(s->loop, &s->resume);
-		return;
 	}
 	forget_front_end(s);
 	if (!s->stop_wanted)
@@ -419,11 +401,12 @@ static int listen_on_path(struct sl_vhost_user_server *s, const char *path, stru
 
 static int use_inherited(struct sl_vhost_user_server *s, int fd, bool is_connected, struct sl_err *err)
 {
-	int domain = 0, listening = 0, ret;
+	int domain = 0, type = 0, listening = 0, ret;
 	socklen_t len = sizeof(int);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
-		return sl_err_set(err, EINVAL, "fd %d: not a Unix socket", fd);
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX ||
+	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
+		return sl_err_set(err, EINVAL, "fd %d: not a Unix stream socket", fd);
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || listening == is_connected)
 		return sl_err_set(err, EINVAL, "fd %d: not a %s socket", fd, is_connected ? "connected" : "listening");
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
