@@ -80,7 +80,7 @@ struct sl_vq;
  * rings that are not wholly inside memory or not contiguous in this process.
  * With @cfg->inflight the region is recovered first: requests that were in
  * flight when an earlier process died come out of sl_vq_pop() again, oldest
- * first, before anything new. Return: the queue, or NULL with @err filled.
+ * first, before anything new. Return: the queue, or NULL with @err filled and errno set.
  */
 SL_API struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, struct sl_err *err);
 /** sl_vq_free() - end a queue; chains not pushed are forgotten, guest memory is not touched */

@@ -378,18 +378,15 @@ static size_t pool_limit(uint16_t num)
 	return n < 2 << 20 ? 2 << 20 : n > 16 << 20 ? 16 << 20 : n;
 }
 
-struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, struct sl_err *err)
+static struct sl_vq *alloc_queue(const struct sl_vq_config *cfg, struct sl_mem *mem)
 {
-	struct sl_vq *vq;
+	struct sl_vq *vq = calloc(1, sizeof(*vq));
 
-	if (check_config(cfg, err))
+	if (!vq)
 		return NULL;
-	vq = calloc(1, sizeof(*vq));
-	if (vq)
-		vq->hold = hold_new(mem);
-	if (!vq || !vq->hold) {
+	vq->hold = hold_new(mem);
+	if (!vq->hold) {
 		free(vq);
-		sl_err_set(err, ENOMEM, "queue: out of memory");
 		return NULL;
 	}
 	vq->packed = cfg->packed;
@@ -403,21 +400,37 @@ struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, stru
 	vq->device_gpa = cfg->device;
 	vq->region = cfg->inflight;
 	vq->pool_max = pool_limit(cfg->num);
-	if (!map_ring(vq, mem)) {
-		sl_err_set(err, EFAULT, "queue: ring addresses: not in guest memory, or not in one piece of it");
-		goto fail;
-	}
-	set_hint(vq, cfg->desc);
-	if (!alloc_state(vq)) {
-		sl_err_set(err, ENOMEM, "queue: out of memory");
-		goto fail;
-	}
 	sl_vq_set_log(vq, cfg->log, cfg->log_ring, cfg->log_addr);
-	if (set_base(vq, cfg->base, err) || (vq->region && vq_inflight_open(vq, err)))
-		goto fail;
 	return vq;
-fail:
+}
+
+static int set_up(struct sl_vq *vq, const struct sl_vq_config *cfg, struct sl_mem *mem, struct sl_err *err)
+{
+	int ret;
+
+	if (!map_ring(vq, mem))
+		return sl_err_set(err, EFAULT,
+				  "queue: ring addresses: not in guest memory, or not in one piece of it");
+	set_hint(vq, cfg->desc);
+	if (!alloc_state(vq))
+		return sl_err_set(err, ENOMEM, "queue: out of memory");
+	ret = set_base(vq, cfg->base, err);
+	return !ret && vq->region ? vq_inflight_open(vq, err) : ret;
+}
+
+struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, struct sl_err *err)
+{
+	struct sl_vq *vq = NULL;
+	int ret = check_config(cfg, err);
+
+	if (!ret) {
+		vq = alloc_queue(cfg, mem);
+		ret = vq ? set_up(vq, cfg, mem, err) : sl_err_set(err, ENOMEM, "queue: out of memory");
+	}
+	if (!ret)
+		return vq;
 	sl_vq_free(vq);
+	errno = -ret;
 	return NULL;
 }
 

@@ -227,8 +227,7 @@ static inline int vq_table_fetch(struct sl_vq *vq, const struct vq_table *t, uin
 	if (unlikely(!t->host || (uintptr_t)t->host % 8))
 		return vq_table_fetch_slow(vq, t, i, dst);
 	p = t->host + (size_t)i * WIRE_DESC_SIZE;
-	dst[0] = __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
-	dst[1] = __atomic_load_n((const uint64_t *)(const void *)p + 1, __ATOMIC_RELAXED);
+	wire_fetch16(p, dst);
 	return 0;
 }
 

@@ -181,21 +181,29 @@ static inline void ring_fence(void)
 #endif
 }
 
-/* The one fetch of a descriptor: two loads of 8 bytes. Judge the copy. */
+typedef uint64_t __attribute__((may_alias)) wire_word;
+
+/* The one fetch of 16 bytes, aligned to 8: two loads. Judge the copy. */
+static inline void wire_fetch16(const void *p, uint64_t dst[2])
+{
+	dst[0] = __atomic_load_n((const wire_word *)p, __ATOMIC_RELAXED);
+	dst[1] = __atomic_load_n((const wire_word *)p + 1, __ATOMIC_RELAXED);
+}
+
 static inline struct wire_desc wire_fetch_desc(const struct wire_desc *p)
 {
-	uint64_t lo = __atomic_load_n(&p->addr, __ATOMIC_RELAXED);
-	uint64_t hi = __atomic_load_n((const uint64_t *)p + 1, __ATOMIC_RELAXED);
+	uint64_t w[2];
 
-	return (struct wire_desc){ lo, (uint32_t)hi, (uint16_t)(hi >> 32), (uint16_t)(hi >> 48) };
+	wire_fetch16(p, w);
+	return (struct wire_desc){ w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48) };
 }
 
 static inline struct wire_pdesc wire_fetch_pdesc(const struct wire_pdesc *p)
 {
-	uint64_t lo = __atomic_load_n(&p->addr, __ATOMIC_RELAXED);
-	uint64_t hi = __atomic_load_n((const uint64_t *)p + 1, __ATOMIC_RELAXED);
+	uint64_t w[2];
 
-	return (struct wire_pdesc){ lo, (uint32_t)hi, (uint16_t)(hi >> 32), (uint16_t)(hi >> 48) };
+	wire_fetch16(p, w);
+	return (struct wire_pdesc){ w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48) };
 }
 
 /* Did @event lie in the range of positions [old, now) that was just published? Free running 16-bit numbers.

@@ -401,7 +401,9 @@ static void refused(struct sl_vq_config cfg, const char *what)
 {
 	struct sl_err err = { 0 };
 
+	errno = 0;
 	CHECK(!sl_vq_new(&cfg, r.mem, &err));
+	CHECK_EQ(errno, strstr(what, "memory") ? EFAULT : EINVAL);
 	CHECK(strstr(err.text, what));
 	if (!strstr(err.text, what))
 		fprintf(stderr, "said: %s\n", err.text);
