@@ -3,6 +3,7 @@
  *
  * Cases named a.. and b.. are reports of other projects, by their number in
  * the list of historic bugs. Each breaks the ring, once, with one answer that stays.
+ * More than 800 lines: it is a list, and is read as one.
  *
  * More than 800 lines: a flat list of cases, none of which knows another.
  */
@@ -521,6 +522,27 @@ static void write_to_read_only_memory(void)
 		sl_mem_put(mem);
 		offer_one(1 << 30, 64, WIRE_F_WRITE);
 		breaks_with("a descriptor points outside guest memory");
+	}
+}
+
+/* Each descriptor covers 400 regions of one byte: 160 of them fit, 164 do not. */
+static void too_many_pieces(void)
+{
+	for (unsigned int i = 0; i < 4; i++) {
+		struct rig_options o = { .num = 256, .packed = i & 1, .indirect = true, .buffers = 8192, .one_byte = 400 };
+		unsigned int n = i & 2 ? 164 : 160;
+		struct wire_desc d[164];
+
+		rig_open(&r, &o);
+		REQUIRE(rig_start(&r));
+		for (unsigned int k = 0; k < n; k++)
+			d[k] = (struct wire_desc){ RIG_GPA + r.size - 400, 400,
+						   WIRE_F_WRITE | (k + 1 < n ? WIRE_F_NEXT : 0), (uint16_t)(k + 1) };
+		offer_table(table(0, d, n), 16 * n);
+		if (i & 2)
+			breaks_with("a chain falls into too many pieces of guest memory");
+		else
+			accepts(0, 64000);
 	}
 }
 
@@ -1085,6 +1107,7 @@ static const struct t_case cases[] = {
 	CASE(a39_buffer_nowhere),
 	CASE(address_and_length_wrap),
 	CASE(write_to_read_only_memory),
+	CASE(too_many_pieces),
 	CASE(a42_crafted_flags),
 	CASE(a43_table_of_length_0),
 	CASE(a48_last_byte_of_memory),
