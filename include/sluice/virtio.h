@@ -185,6 +185,8 @@ SL_API uint8_t sl_device_status(const struct sl_device *d);
  * Return: 0, or -EINVAL when something was refused.
  */
 SL_API int sl_device_set_status(struct sl_device *d, uint8_t status);
+/** sl_device_needs_reset() - control; what the driver set up for queue @index cannot work: it hears of NEEDS_RESET */
+SL_API void sl_device_needs_reset(struct sl_device *d, unsigned int index, const char *why);
 /**
  * sl_device_reset() - stop every queue, forget features and status
  * @done: called on the control loop when all requests in flight are done, perhaps before this returns

@@ -44,7 +44,7 @@ struct pci_function;
  * @bar_read:       any thread; inside BAR @bar, at most 8 bytes from @off; @off + @width is inside it
  * @bar_write:      any thread; false when the processor should wait for @wait before it goes on
  * @wait:           any thread but the control loop's; false after @timeout_ms. Optional
- * @config_read:    control; about to read these bytes of configuration. Optional
+ * @config_read:    control; a read of configuration touches byte @live to @live + 3: bring them up to date. Optional
  * @config_written: control; these bytes were written. Optional
  * @reset:          control; configuration is back to its initial state. Optional
  */
@@ -52,7 +52,7 @@ struct pci_function_ops {
 	uint64_t (*bar_read)(struct pci_function *f, unsigned int bar, uint64_t off, unsigned int width);
 	bool (*bar_write)(struct pci_function *f, unsigned int bar, uint64_t off, unsigned int width, uint64_t value);
 	bool (*wait)(struct pci_function *f, unsigned int timeout_ms);
-	void (*config_read)(struct pci_function *f, unsigned int reg, unsigned int len);
+	void (*config_read)(struct pci_function *f);
 	void (*config_written)(struct pci_function *f, unsigned int reg, unsigned int len);
 	void (*reset)(struct pci_function *f);
 };
@@ -74,12 +74,13 @@ struct pci_bar {
  * @config:   configuration space, little-endian; BAR registers are the bus's
  * @writable: bits of @config that a driver may write
  * @initial:  @config as it was when the function was added, for a reset
+ * @live:     first of four bytes that are looked up when they are read; 0: none
  * @bar:      filled by the owner (@kind, @size) before pci_bus_add()
  */
 struct pci_function {
 	const struct pci_function_ops *ops;
 	struct pci_bus *bus;
-	unsigned int device;
+	unsigned int device, live;
 	uint8_t config[PCI_CONFIG_SIZE], writable[PCI_CONFIG_SIZE], initial[PCI_CONFIG_SIZE];
 	struct pci_bar bar[PCI_BARS];
 };
@@ -134,7 +135,7 @@ int pci_bus_add(struct pci_bus *b, struct pci_function *f, unsigned int device, 
 /** pci_bus_reset() - every function's configuration is as it was after pci_bus_add() */
 void pci_bus_reset(struct pci_bus *b);
 
-/** pci_bus_config_read() - @reg 0 to 4095; @width 1, 2 or 4; what crosses the register's end reads as ones */
+/** pci_bus_config_read() - @reg 0 to 4095; @width 1, 2 or 4; of a function that is there, bytes from 256 on are 0 */
 uint32_t pci_bus_config_read(struct pci_bus *b, unsigned int device, unsigned int reg, unsigned int width);
 void pci_bus_config_write(struct pci_bus *b, unsigned int device, unsigned int reg, unsigned int width, uint32_t value);
 /** pci_bus_port_read() - of the 8 ports from PCI_PORT_ADDRESS */

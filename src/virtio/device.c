@@ -238,19 +238,22 @@ void device_queue_stopped(struct sl_queue *q)
 		reset_finish(d);
 }
 
-void device_queue_broke(struct sl_queue *q)
+void sl_device_needs_reset(struct sl_device *d, unsigned int index, const char *why)
 {
-	struct sl_device *d = q->device;
-
 	sl_log_limited(&d->limit, SL_LOG_WARN, "%s: queue %u: %s: no more requests until the driver resets it", d->name,
-		       q->index, q->why ? q->why : "broken");
+		       index, why);
 	d->status |= SL_STATUS_NEEDS_RESET;
 	if (!d->transport)
 		return;
-	d->transport->queue_broken(d->t, q->index, q->why);
+	d->transport->queue_broken(d->t, index, why);
 	/* virtio 1.4, 2.1.2: a driver that is up is told by a configuration change */
 	if (d->transport->config_changed)
 		d->transport->config_changed(d->t);
+}
+
+void device_queue_broke(struct sl_queue *q)
+{
+	sl_device_needs_reset(q->device, q->index, q->why ? q->why : "broken");
 }
 
 /* ---- accessors ---- */
