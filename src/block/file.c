@@ -302,6 +302,7 @@ static void space_prepare(struct uring_op *op, struct io_uring_sqe *sqe)
 	case STEP_WRITE_ZEROES:
 		io_uring_prep_write(sqe, f->fd, f->zeroes, left < FILE_ZEROES ? (unsigned int)left : FILE_ZEROES,
 				    req->offset + t->done);
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 		break;
 	case STEP_SYNC:
 		io_uring_prep_fsync(sqe, f->fd, IORING_FSYNC_DATASYNC);
@@ -309,20 +310,17 @@ static void space_prepare(struct uring_op *op, struct io_uring_sqe *sqe)
 	}
 }
 
-/* The step after @t->step did not work here; false: there is none. */
+/* @t->step does not work here: remember that and take the next one; false: there is none. */
 static bool next_step(struct file_channel *ch, const struct block_req *req, struct transfer *t)
 {
-	if (t->step == STEP_PUNCH) {
+	if (t->step == STEP_PUNCH)
 		ch->no_punch = true;
-		t->step = ch->no_zero_range ? STEP_WRITE_ZEROES : STEP_ZERO_RANGE;
-		return req->op == BLOCK_WRITE_ZEROES;
-	}
-	if (t->step == STEP_ZERO_RANGE) {
+	else
 		ch->no_zero_range = true;
-		t->step = STEP_WRITE_ZEROES;
-		return true;
-	}
-	return false;
+	if (req->op == BLOCK_DISCARD)
+		return false;
+	t->step = t->step == STEP_PUNCH && !ch->no_zero_range ? STEP_ZERO_RANGE : STEP_WRITE_ZEROES;
+	return true;
 }
 
 static void space_done(struct uring_op *op, int res)

@@ -49,6 +49,8 @@ static void open_refused_lines(void)
 		{"blk,memory:", "memory:: wants a size, as in memory:64M"},
 		{"blk,memory:12Q", "memory:12Q: wants a size, as in memory:64M"},
 		{"blk,memory:16E", "memory:16E: wants a size, as in memory:64M"},
+		{"blk,memory:4E", "memory:4E: no address space for a disk of that size: Cannot allocate memory"},
+		{"blk,null:x", "null:x: wants a size, as in null:64M"},
 		{"blk,memory:0", "memory:0: too small: 0 bytes, less than one block of 512"},
 		{"blk,null:1000", "null:1000: 1000 bytes are no multiple of the block size 512; 512 or 1024 would be"},
 		{"blk,null:6K,block-size=4K",
@@ -354,6 +356,16 @@ static void delay_holds_its_kind(void)
 	CHECK_EQ(w[0].dones, 0);
 	CHECK_EQ(io_wait(&bed, &w[1]), 0);
 	CHECK_EQ(io_wait(&bed, &w[0]), 0);
+	CHECK(w[0].order < w[1].order);
+	/* One that comes while another waits has its own time. */
+	io_submit(&bed, &w[0], BLOCK_WRITE, 0, 512, buf);
+	block_commit(bed.c);
+	for (uint64_t until = sl_now() + 10000000; sl_now() < until;)
+		sl_loop_step(bed.loop, 1);
+	io_submit(&bed, &w[1], BLOCK_WRITE, 0, 512, buf);
+	block_commit(bed.c);
+	CHECK_EQ(io_wait(&bed, &w[0]), 0);
+	CHECK_EQ(io_wait(&bed, &w[1]), 0);
 	CHECK(w[0].order < w[1].order);
 	bed_close(&bed);
 }

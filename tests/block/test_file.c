@@ -183,16 +183,63 @@ static void space_given_back(void)
 	CHECK_EQ(st.st_size, 2 * MiB);
 }
 
+/* A file in tmpfs, named by its descriptor. */
+static int memory_file(uint64_t size, char *path, size_t path_size)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	REQUIRE(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	snprintf(path, path_size, "/proc/self/fd/%d", fd);
+	return fd;
+}
+
 /* tmpfs knows holes but not FALLOC_FL_ZERO_RANGE: zeroes are written. */
 static void zeroes_where_fallocate_cannot(void)
 {
+	unsigned char *a = malloc(4 * MiB);
 	char path[64];
-	int fd = memfd_create("disk", MFD_CLOEXEC);
+	int fd = memory_file(2 * MiB, path, sizeof(path));
+	struct bed bed;
 
-	REQUIRE(fd >= 0 && ftruncate(fd, 2 * MiB) == 0);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	space_on(path, true);
 	close(fd);
+
+	/* More than the zeroes of one write. */
+	fd = memory_file(4 * MiB, path, sizeof(path));
+	bed_open(&bed, "blk,%s", path);
+	fill(a, 4 * MiB, 8);
+	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, 4 * MiB, a), 0);
+	CHECK_EQ(io_flags(&bed, BLOCK_WRITE_ZEROES, 512, 4 * MiB - 1024, NULL, BLOCK_FUA), 0);
+	memset(a + 512, 1, 4 * MiB - 1024);
+	CHECK_EQ(io(&bed, BLOCK_READ, 512, 4 * MiB - 512, a + 512), 0);
+	CHECK(all_zero(a + 512, 4 * MiB - 1024));
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, 512, a + 512), 0);
+	CHECK(!memcmp(a, a + 512, 512));
+	bed_close(&bed);
+	close(fd);
+	free(a);
+}
+
+/* tmpfs takes O_DIRECT but does not tell the alignment it wants. */
+static void direct_alignment_unknown(void)
+{
+	unsigned char *a = malloc(MiB + 1), *b = malloc(MiB);
+	char path[64];
+	int fd = memory_file(4 * MiB, path, sizeof(path)), direct = open(path, O_RDONLY | O_DIRECT);
+	struct bed bed;
+
+	if (direct < 0)
+		SKIP("tmpfs of this kernel has no O_DIRECT");
+	close(direct);
+	bed_open(&bed, "blk,%s,cache=none", path);
+	fill(a, MiB + 1, 8);
+	CHECK_EQ(io(&bed, BLOCK_WRITE, MiB, MiB, a + 1), 0);
+	CHECK_EQ(io(&bed, BLOCK_READ, MiB, MiB, b), 0);
+	CHECK(!memcmp(a + 1, b, MiB));
+	bed_close(&bed);
+	close(fd);
+	free(a);
+	free(b);
 }
 
 static void discard_off_keeps_space(void)
@@ -218,8 +265,8 @@ static void discard_off_keeps_space(void)
 
 /* ---- errors ---- */
 
-/* A mount of the child's own; it is gone with the child. */
-static void in_small_tmpfs(void (*fn)(void))
+/* In a mount of the child's own; it is gone with the child. */
+static void in_file_system(const char *type, const char *options, void (*fn)(void))
 {
 	int status;
 	pid_t pid;
@@ -231,7 +278,7 @@ static void in_small_tmpfs(void (*fn)(void))
 	if (!pid) {
 		t_failures = 0;
 		if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-		    mount("none", dir, "tmpfs", 0, "size=1M") < 0)
+		    mount("none", dir, type, 0, options) < 0)
 			_exit(77);
 		fn();
 		_exit(t_failures ? 1 : 0);
@@ -268,7 +315,25 @@ static void fill_the_disk(void)
 
 static void enospc(void)
 {
-	in_small_tmpfs(fill_the_disk);
+	in_file_system("tmpfs", "size=1M", fill_the_disk);
+}
+
+static void without_fallocate(void)
+{
+	const char *path = file_make("disk", 2 * MiB, NULL, 0);
+	char spec[256], line[256];
+	struct bed bed;
+
+	space_on(path, false);
+	snprintf(spec, sizeof(spec), "blk,%s,cache=none", path);
+	snprintf(line, sizeof(line), "%s: cache=none: this file system cannot do it: Invalid argument", path);
+	CHECK(!strcmp(bed_try(&bed, spec), line));
+}
+
+/* ramfs has neither holes nor O_DIRECT. */
+static void no_fallocate_at_all(void)
+{
+	in_file_system("ramfs", NULL, without_fallocate);
 }
 
 static void file_that_shrank(void)
@@ -427,6 +492,8 @@ static const struct t_case cases[] = {
 	{"many_at_once", many_at_once},
 	{"space_given_back", space_given_back},
 	{"zeroes_where_fallocate_cannot", zeroes_where_fallocate_cannot},
+	{"direct_alignment_unknown", direct_alignment_unknown},
+	{"no_fallocate_at_all", no_fallocate_at_all},
 	{"discard_off_keeps_space", discard_off_keeps_space},
 	{"enospc", enospc},
 	{"file_that_shrank", file_that_shrank},
