@@ -19,6 +19,8 @@
 #include "devices/devices.h"
 #include "driver/blk.h"
 
+#include "random_ops.h"
+
 #define QUEUES 2
 #define RING 64
 #define DISK (4u << 20)
@@ -501,6 +503,31 @@ static void test_read_only(void)
 	for_each_way("blk,memory:4M,queues=2,in-order=on,readonly=on", read_only);
 }
 
+static void breathe_bed(void *arg)
+{
+	breathe(arg);
+}
+
+static void random_requests(struct bed *b)
+{
+	struct random_ops *r = calloc(1, sizeof(*r));
+
+	REQUIRE(r);
+	r->q = &b->q[1];
+	r->breathe = breathe_bed;
+	r->arg = b;
+	r->rng = 0x123456789abcdefull;
+	random_run(r, 2000, b->data, b->data_addr);
+	for (unsigned int i = 0; i < NUM_RANDOM_KINDS; i++)
+		CHECK(r->count[i]);
+	free(r);
+}
+
+static void test_random_requests(void)
+{
+	for_each_way(MEMORY, random_requests);
+}
+
 /* What the caller may not ask for. */
 static void test_bad_queues(void)
 {
@@ -527,6 +554,7 @@ static const struct t_case cases[] = {
 	{ "leave", test_leave },
 	{ "failing_writes", test_failing_writes },
 	{ "read_only", test_read_only },
+	{ "random_requests", test_random_requests },
 	{ "bad_queues", test_bad_queues },
 };
 T_MAIN(cases)
