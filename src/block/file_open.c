@@ -9,7 +9,8 @@
  * exclusively, which also excludes a mounted file system.
  *
  * The kernel gives the locks of a killed process back only when its last
- * requests are over, so a lock that is held is tried again for a moment.
+ * requests are over, so a lock that is held is tried again for a moment. It
+ * also means that no write of the dead process can land behind one of ours.
  */
 #include <errno.h>
 #include <fcntl.h>

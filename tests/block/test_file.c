@@ -4,6 +4,7 @@
 
 #include <linux/loop.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -367,6 +368,44 @@ static void file_that_shrank(void)
 	free(b);
 }
 
+/* A process that is killed with writes in the kernel: its successor waits for the lock instead of giving up. */
+static void open_after_kill(void)
+{
+	static struct io ios[64];
+	unsigned char *a = calloc(1, MiB);
+	const char *path = file_make("disk", 64 * MiB, NULL, 0);
+
+	fflush(stdout);
+	for (unsigned int round = 0; round < 5; round++) {
+		struct bed bed;
+		int ready[2];
+		pid_t pid;
+		char byte;
+
+		REQUIRE(pipe2(ready, O_CLOEXEC) == 0);
+		pid = fork();
+		if (!pid) {
+			bed_open(&bed, "blk,%s", path);
+			for (unsigned int i = 0; i < 64; i++)
+				io_submit(&bed, &ios[i], i % 8 == 7 ? BLOCK_FLUSH : BLOCK_WRITE, i * (uint64_t)MiB,
+					  i % 8 == 7 ? 0 : MiB, a);
+			block_commit(bed.c);
+			REQUIRE(write(ready[1], "x", 1) == 1);
+			for (;;)
+				sl_loop_step(bed.loop, 100);
+		}
+		REQUIRE(read(ready[0], &byte, 1) == 1);
+		kill(pid, SIGKILL);
+		REQUIRE(waitpid(pid, NULL, 0) == pid);
+		bed_open(&bed, "blk,%s", path);
+		CHECK_EQ(io(&bed, BLOCK_READ, 0, MiB, a), 0);
+		bed_close(&bed);
+		close(ready[0]);
+		close(ready[1]);
+	}
+	free(a);
+}
+
 /* ---- order ---- */
 
 /* Reads that are in the page cache are done when the commit returns, whatever others in the same batch wait for. */
@@ -497,6 +536,7 @@ static const struct t_case cases[] = {
 	{"discard_off_keeps_space", discard_off_keeps_space},
 	{"enospc", enospc},
 	{"file_that_shrank", file_that_shrank},
+	{"open_after_kill", open_after_kill},
 	{"cached_reads_do_not_wait", cached_reads_do_not_wait},
 	{"block_device", block_device},
 	{"block_device_4k_direct", block_device_4k_direct},
