@@ -82,8 +82,5 @@ void vus_channel_set(struct sl_vhost_user_server *s, int fd)
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = fd;
-	if (fd < 0)
-		c->config_owed = false;
-	else
-		vus_channel_flush(s);
+	vus_channel_flush(s);
 }

@@ -219,7 +219,7 @@ static void forget_front_end(struct sl_vhost_user_server *s)
 	vus_memory_forget(s);
 	sl_timer_clear(s->loop, &s->poll_timer);
 	s->protocol = s->features = 0;
-	s->features_set = s->closing = false;
+	s->features_set = s->closing = s->channel.config_owed = false;
 }
 
 /* No ring runs any more: reset the device once, then be ready for the next front-end. */

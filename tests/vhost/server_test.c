@@ -553,46 +553,80 @@ static void open_channel(void)
 	f.channel = sv[0];
 }
 
+/* Is exactly one request waiting in the channel, and is it this one? */
+static bool told_once(uint32_t request, uint32_t index)
+{
+	struct vu_rx rx = {0};
+	struct vu_msg m;
+
+	bed_run(&b);
+	return vu_recv(f.channel, &rx, &m) == 1 && m.h.request == request && m.h.flags == VU_VERSION &&
+	       (!m.h.size || (m.h.size == sizeof(m.p.state) && m.p.state.index == index)) &&
+	       vu_recv(f.channel, &rx, &m) == -EAGAIN;
+}
+
 static void config_change(void)
+{
+	unsigned int fds;
+
+	begin(FE_RING_FEATURES | BIT30);
+	sl_device_config_update(b.dev, 0, "z", 1); /* no channel yet: owed */
+	open_channel();
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	sl_device_config_update(b.dev, 0, "y", 1);
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	/* closed by the front-end: noticed with the next change, which then goes to the next channel */
+	fds = count_fds();
+	close(f.channel);
+	f.channel = -1;
+	sl_device_config_update(b.dev, 0, "d", 1);
+	CHECK_EQ(count_fds(), fds - 2);
+	CHECK(fe_alive(&f));
+	open_channel();
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	open_channel(); /* replaced */
+	CHECK_EQ(count_fds(), fds);
+	sl_device_config_update(b.dev, 0, "f", 1);
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	down();
+}
+
+/* A front-end that does not read its channel costs nothing, and hears of the last change when it reads again. */
+static void channel_not_read(void)
 {
 	struct vu_msg m;
 	struct vu_rx rx = {0};
 	unsigned int told = 0;
 
 	begin(FE_RING_FEATURES | BIT30);
-	sl_device_config_update(b.dev, 0, "z", 1); /* no channel yet */
 	open_channel();
-	CHECK_EQ(vu_recv_wait(f.channel, &m, 100), 0);
-	CHECK_EQ(m.h.request, VU_BACKEND_CONFIG_CHANGE_MSG);
-	sl_device_config_update(b.dev, 0, "y", 1);
-	CHECK_EQ(vu_recv_wait(f.channel, &m, 100), 0);
-	CHECK_EQ(m.h.request, VU_BACKEND_CONFIG_CHANGE_MSG);
-	CHECK_EQ(m.h.flags, VU_VERSION);
-	CHECK_EQ(m.h.size, 0);
-	/* a front-end that does not read costs nothing, and hears of it later */
 	for (int i = 0; i < 5000; i++)
 		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
 	bed_run(&b);
-	for (int i = 0; i < 2000; i++) {
-		while (vu_recv(f.channel, &rx, &m) == 1)
-			told++;
-		bed_run(&b);
-	}
-	CHECK(told > 0 && told < 5000);
+	CHECK(!sl_loop_step(b.loop, 0)); /* it waits, it does not spin */
+	while (vu_recv(f.channel, &rx, &m) == 1)
+		told++;
+	CHECK(told > 10 && told < 5000);
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	CHECK(!sl_loop_step(b.loop, 0));
 	sl_device_config_update(b.dev, 0, "c", 1);
-	bed_run(&b);
-	CHECK_EQ(vu_recv_wait(f.channel, &m, 100), 0);
-	/* a channel that was closed */
+	CHECK(told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	/* gone while full */
+	for (int i = 0; i < 5000; i++)
+		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
 	close(f.channel);
 	f.channel = -1;
-	sl_device_config_update(b.dev, 0, "d", 1);
+	bed_run(&b);
+	CHECK(!sl_loop_step(b.loop, 0));
 	CHECK(fe_alive(&f));
+	/* nothing of it is told to the next front-end */
+	sl_device_config_update(b.dev, 0, "g", 1);
+	fe_close(&f);
+	CHECK(bed_wait(&b, &b.gone, 1));
+	fe_connect(&f, &b);
+	fe_hello(&f, FE_RING_FEATURES | BIT30, FE_ALL_PROTOCOL);
 	open_channel();
-	sl_device_config_update(b.dev, 0, "e", 1);
-	CHECK_EQ(vu_recv_wait(f.channel, &m, 100), 0);
-	open_channel(); /* replaced */
-	sl_device_config_update(b.dev, 0, "f", 1);
-	CHECK_EQ(vu_recv_wait(f.channel, &m, 100), 0);
+	CHECK(!told_once(VU_BACKEND_CONFIG_CHANGE_MSG, 0));
 	down();
 }
 
@@ -669,7 +703,7 @@ static void status_zero_in_flight(void)
 static void inband(void)
 {
 	struct vu_vring_addr addr;
-	struct vu_vring_state ring = {0, 0};
+	struct vu_vring_state ring = {1, 0};
 	struct vu_msg m;
 
 	bed_open(&b, false);
@@ -677,36 +711,34 @@ static void inband(void)
 	fe_hello(&f, FE_RING_FEATURES | BIT30, FE_ALL_PROTOCOL | 1ULL << VU_F_INBAND_NOTIFICATIONS);
 	CHECK_EQ(fe_set_memory(&f), 0);
 	open_channel();
-	fe_ring_new(&f, 0, 8);
-	addr = fe_ring_addr(&f, 0);
-	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_NUM, 0, 8), 0);
+	fe_ring_new(&f, 1, 8);
+	addr = fe_ring_addr(&f, 1);
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_NUM, 1, 8), 0);
 	CHECK_EQ(fe_set(&f, VU_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0), 0);
-	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 1), 0);
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 1, 1), 0);
 	for (int i = 0; i < 3; i++) {
 		bed_run(&b);
-		sl_dq_rearm(f.ring[0].dq);
-		CHECK(fe_offer_quietly(&f, 0, 64) != NULL);
-		CHECK(fe_idle(&f, 0));
+		sl_dq_rearm(f.ring[1].dq);
+		CHECK(fe_offer_quietly(&f, 1, 64) != NULL);
+		CHECK(fe_idle(&f, 1));
 		CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 0);
-		CHECK(fe_done(&f, 0) != NULL);
-		bed_run(&b);
-		CHECK_EQ(vu_recv_wait(f.channel, &m, 1000), 0);
-		CHECK_EQ(m.h.request, VU_BACKEND_VRING_CALL);
-		CHECK_EQ(m.p.state.index, 0);
+		CHECK(fe_done(&f, 1) != NULL);
+		CHECK(told_once(VU_BACKEND_VRING_CALL, 1));
 	}
 	/* stopped, an in-band kick starts it again: it cannot be an old one */
-	CHECK_EQ(fe_get_base(&f, 0), 3);
-	CHECK(!sl_queue_running(b.dev, 0));
+	CHECK_EQ(fe_get_base(&f, 1), 3);
+	CHECK(!sl_queue_running(b.dev, 1));
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 0);
-	CHECK(sl_queue_running(b.dev, 0));
+	CHECK(sl_queue_running(b.dev, 1));
 	/* broken: told in-band too */
-	memcpy(f.g.mem + GUEST_RING(0) + f.ring[0].layout.driver + 2, "\xf0\x0f", 2);
+	memcpy(f.g.mem + GUEST_RING(1) + f.ring[1].layout.driver + 2, "\xf0\x0f", 2);
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 0);
 	bed_run(&b);
 	do
 		CHECK_EQ(vu_recv_wait(f.channel, &m, 1000), 0);
 	while (m.h.request == VU_BACKEND_VRING_CALL || m.h.request == VU_BACKEND_CONFIG_CHANGE_MSG);
 	CHECK_EQ(m.h.request, VU_BACKEND_VRING_ERR);
+	CHECK_EQ(m.p.state.index, 1);
 	ring.index = BED_QUEUES;
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 1);
 	down();
@@ -1112,6 +1144,7 @@ static const struct t_case cases[] = {
 	{"broken_ring", broken_ring},
 	{"config", config},
 	{"config_change", config_change},
+	{"channel_not_read", channel_not_read},
 	{"status", status},
 	{"reset_device_in_flight", reset_device_in_flight},
 	{"reset_device_in_flight_threaded", reset_device_in_flight_threaded},
