@@ -73,7 +73,8 @@ struct block_req {
  * @optimal_size:     preferred I/O, bytes, 0 when unknown
  * @discard_granularity: bytes, 0 when unknown
  * @read_only:    every write is refused
- * @flush:        it has a cache that FLUSH makes durable; without one each write is durable when done. FLUSH is always accepted
+ * @flush:        it has a cache that FLUSH makes durable; without one each write is durable when done and FLUSH
+ *                does nothing
  * @discard, @write_zeroes, @secure_erase: takes these requests
  * @unmap_zeroes: BLOCK_UNMAP may give space back
  */

@@ -151,8 +151,8 @@ static void rw_prepare(struct uring_op *op, struct io_uring_sqe *sqe)
 	trim(req, t, true);
 	if (req->op == BLOCK_READ) {
 		if (n == 1)
-			io_uring_prep_read(sqe, fd, v->iov_base, (unsigned int)(v->iov_len < MAX_PIECE ? v->iov_len : MAX_PIECE),
-					   offset);
+			io_uring_prep_read(sqe, fd, v->iov_base,
+					   (unsigned int)(v->iov_len < MAX_PIECE ? v->iov_len : MAX_PIECE), offset);
 		else
 			io_uring_prep_readv(sqe, fd, v, n, offset);
 	} else {
@@ -266,7 +266,8 @@ static void bounce_done(struct uring_op *op, int res)
 static bool is_aligned(const struct file *f, const struct block_req *req)
 {
 	for (unsigned int i = 0; i < req->iovcnt; i++)
-		if (((uintptr_t)req->iov[i].iov_base & (f->mem_align - 1)) || (req->iov[i].iov_len & (f->dio_align - 1)))
+		if (((uintptr_t)req->iov[i].iov_base & (f->mem_align - 1)) ||
+		    (req->iov[i].iov_len & (f->dio_align - 1)))
 			return false;
 	return true;
 }

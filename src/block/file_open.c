@@ -50,7 +50,8 @@ struct file_options {
 
 static const struct opt_def options[] = {
 	{"cache", OPT_ENUM, offsetof(struct file_options, cache), .def = "writeback", .values = cache_names,
-	 .help = "writeback: in the page cache until flushed; writethrough: durable when done; none: past the page cache"},
+	 .help = "a finished write is, until it is flushed, in the page cache (writeback) or past it (none); "
+		 "or durable (writethrough)"},
 	{"format", OPT_ENUM, offsetof(struct file_options, format), .def = "raw", .values = format_names,
 	 .help = "what the bytes of the file are; raw also accepts what looks like another format"},
 	{0},
@@ -322,7 +323,8 @@ static int check_and_describe(struct file *f, const struct block_options *o, con
 		format = probe_format(f->fd, size);
 		if (format)
 			ret = sl_err_set(err, EINVAL,
-					 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes as they are",
+					 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes "
+					 "as they are",
 					 f->b.name, format, format);
 	}
 	if (!ret && fo->cache == CACHE_NONE)

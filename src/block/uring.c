@@ -87,10 +87,15 @@ static void stage_waiting(struct uring *u)
 	u->waiting_end = &u->waiting;
 }
 
-/* The kernel has completions for us: queued ones, or deferred work that makes some. */
-static bool have_completions(struct uring *u)
+/* Does the kernel have work that it left to our next call? */
+static bool has_deferred(const struct uring *u)
 {
-	return io_uring_cq_ready(&u->ring) || (__atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN);
+	return __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
+}
+
+static bool have_completions(const struct uring *u)
+{
+	return io_uring_cq_ready(&u->ring) || has_deferred(u);
 }
 
 /* Take what is there now; true when there was any. */
@@ -98,7 +103,7 @@ static bool reap(struct uring *u)
 {
 	unsigned int n;
 
-	if (__atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
+	if (has_deferred(u))
 		io_uring_get_events(&u->ring);
 	n = io_uring_cq_ready(&u->ring);
 	if (!n)

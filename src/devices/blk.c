@@ -45,7 +45,7 @@
 #define SECTOR_SIZE (1u << SECTOR_SHIFT)
 #define BLK_ID 2
 #define BLK_MAX_QUEUES 256	      /* vhost-user names a ring with 8 bits */
-#define BLK_SEG_MAX 126		      /* with header and status the 128 descriptors that every driver's ring has */
+#define BLK_SEG_MAX 126		      /* with header and status 128 descriptors, which any driver's ring has */
 #define BLK_SIZE_MAX (1u << 20)	      /* bytes of one segment */
 #define BLK_MAX_DATA (BLK_SEG_MAX * BLK_SIZE_MAX)
 #define BLK_MAX_RANGES 32

@@ -87,8 +87,9 @@ static int refuse_misplaced(const struct device_type *t, const struct spec *s, s
 		for (const struct opt_table *const *table = t->tables; *table; table++)
 			for (const struct opt_def *d = (*table)->defs; d->name; d++)
 				if (!strcmp(d->name, s->pairs[i].key))
-					return sl_err_set(err, EINVAL, "%s: key '%s' belongs to '%s' and means nothing to %s",
-							  s->type, d->name, (*table)->layer, s->source);
+					return sl_err_set(err, EINVAL,
+							  "%s: key '%s' belongs to '%s' and means nothing to %s",
+							  s->type, d->name, (*table)->layer, s->source ? s->source : "it");
 	}
 	return 0;
 }

@@ -113,7 +113,8 @@ static inline int io_wait(struct bed *bed, struct io *io)
 	return io->result;
 }
 
-static inline int io_flags(struct bed *bed, enum block_op op, uint64_t offset, uint64_t len, void *buf, unsigned int flags)
+static inline int io_flags(struct bed *bed, enum block_op op, uint64_t offset, uint64_t len, void *buf,
+			   unsigned int flags)
 {
 	struct iovec iov = {buf, len};
 	struct io io;

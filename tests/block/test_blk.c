@@ -22,7 +22,8 @@ static unsigned int cut(const struct disk *d, const void *p, uint32_t len, const
 	return n;
 }
 
-static void write_and_read(struct disk *d, const uint16_t *out_cuts, const uint16_t *in_cuts, uint32_t len, uint64_t sector)
+static void write_and_read(struct disk *d, const uint16_t *out_cuts, const uint16_t *in_cuts, uint32_t len,
+			   uint64_t sector)
 {
 	/* One piece of memory each way, so that cuts may fall anywhere: header and data, data and status. */
 	unsigned char *out = d->data, *in = d->data + DISK_DATA / 2;
@@ -236,7 +237,8 @@ static void configuration(void)
 	CHECK_EQ(le32toh(c.seg_max), 126);
 	CHECK(le32toh(c.size_max) >= 1 << 20);
 	CHECK_EQ(le32toh(c.blk_size), 4096);
-	CHECK(c.geometry.heads == 16 && c.geometry.sectors == 63 && le16toh(c.geometry.cylinders) == (1 << 21) / (16 * 63));
+	CHECK(c.geometry.heads == 16 && c.geometry.sectors == 63);
+	CHECK_EQ(le16toh(c.geometry.cylinders), (1 << 21) / (16 * 63));
 	CHECK_EQ(c.physical_block_exp, 0);
 	CHECK_EQ(le16toh(c.min_io_size), 1);
 	CHECK_EQ(le16toh(c.num_queues), 4);

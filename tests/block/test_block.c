@@ -42,8 +42,8 @@ static void open_refused_lines(void)
 		{"blk,/nowhere/x.img", "/nowhere/x.img: cannot open: No such file or directory"},
 		{"blk,/tmp", "/tmp: is a directory; a disk is a file or a block device"},
 		{"blk,/dev/null", "/dev/null: neither a regular file nor a block device"},
-		{"blk,rbd:pool/image", "rbd:pool/image: no 'rbd:' sources in this build; a file of that name is written "
-				       "./rbd:pool/image"},
+		{"blk,rbd:pool/image",
+		 "rbd:pool/image: no 'rbd:' sources in this build; a file of that name is written ./rbd:pool/image"},
 		{"blk,nbd+unix:///x", "nbd+unix:///x: no 'nbd+unix:' sources in this build; a file of that name is "
 				      "written ./nbd+unix:///x"},
 		{"blk,memory:", "memory:: wants a size, as in memory:64M"},
@@ -105,8 +105,8 @@ static void open_refuses_other_images(void)
 		}
 		snprintf(spec, sizeof(spec), "blk,%s", path);
 		snprintf(line, sizeof(line),
-			 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes as they are", path,
-			 images[i].format, images[i].format);
+			 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes as they are",
+			 path, images[i].format, images[i].format);
 		expect_refused(spec, line);
 		bed_open(&bed, "blk,%s,format=raw", path);
 		bed_close(&bed);

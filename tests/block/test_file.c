@@ -508,7 +508,8 @@ static void device_with(uint32_t block_size, const char *cache)
 	bed_close(&bed);
 	if (block_size > 512) {
 		snprintf(line, sizeof(line), "blk,%s,block-size=512", name);
-		CHECK(!strcmp(bed_try(&second, line) + strlen(name), ": block-size=512: 4096 is the least that works here"));
+		CHECK(!strcmp(bed_try(&second, line) + strlen(name),
+			      ": block-size=512: 4096 is the least that works here"));
 	}
 	close(fd);
 	free(a);
