@@ -58,7 +58,8 @@ enum { /* offsets in the configuration, 5.2.4 */
 
 static const uint8_t known_features[] = {
 	F_SIZE_MAX, F_SEG_MAX, F_GEOMETRY, F_RO, F_BLK_SIZE, F_FLUSH, F_TOPOLOGY, F_CONFIG_WCE, F_MQ, F_DISCARD,
-	F_WRITE_ZEROES, SL_F_EVENT_IDX, SL_F_VERSION_1, SL_F_RING_PACKED, SL_F_IN_ORDER,
+	F_WRITE_ZEROES, SL_F_EVENT_IDX, SL_F_VERSION_1, SL_F_RING_PACKED, SL_F_IN_ORDER, SL_F_NOTIFICATION_DATA,
+	SL_F_RING_RESET,
 };
 
 _Static_assert(sizeof(struct vblk_slot) == 64, "a slot is one cache line");

@@ -99,6 +99,7 @@ static int direct_features(struct sl_link *link, struct sl_features *out, struct
 {
 	(void)err;
 	*out = *sl_device_offered(to_direct(link)->device);
+	sl_features_clear(out, SL_F_NOTIFICATION_DATA); /* does not cross an eventfd */
 	return 0;
 }
 
@@ -259,7 +260,7 @@ static void direct_kick(struct sl_link *link, unsigned int index, uint16_t data)
 {
 	const struct direct_queue *q = &to_direct(link)->queues[index];
 
-	(void)data; /* NOTIFICATION_DATA does not cross an eventfd */
+	(void)data;
 	if (q->started)
 		signal_fd(q->kick_fd);
 }

@@ -50,8 +50,8 @@
 	(BIT(VU_F_MQ) | BIT(VU_F_REPLY_ACK) | BIT(VU_F_BACKEND_REQ) | BIT(VU_F_CONFIG) | BIT(VU_F_INFLIGHT_SHMFD) |    \
 	 BIT(VU_F_RESET_DEVICE) | BIT(VU_F_STATUS))
 
-/* Bits of GET_FEATURES that belong to vhost-user, not to the driver. */
-#define TRANSPORT_FEATURES (BIT(SL_F_LOG_ALL) | BIT(SL_F_PROTOCOL_FEATURES))
+/* Bits of GET_FEATURES that belong to vhost-user, not to the driver; and one that does not cross an eventfd. */
+#define TRANSPORT_FEATURES (BIT(SL_F_LOG_ALL) | BIT(SL_F_PROTOCOL_FEATURES) | BIT(SL_F_NOTIFICATION_DATA))
 
 /** struct link_queue - descriptors of a running queue; @own_*: made by the link */
 struct link_queue {
