@@ -143,7 +143,7 @@ void vus_reset_device(struct sl_vhost_user_server *s);
 void vus_rings_init(struct sl_vhost_user_server *s);
 /** vus_ring_forget() - back to the state at connect; @fds: also the call and error descriptors */
 void vus_ring_forget(struct vus_ring *r, bool fds);
-/** vus_rings_start() - start every ring that has all it needs and does not run; @changed: also those that failed before */
+/** vus_rings_start() - start every ring that is ready and does not run; @changed: also those that failed before */
 void vus_rings_start(struct sl_vhost_user_server *s, bool changed);
 void vus_ring_stop(struct vus_ring *r);
 void vus_rings_stop(struct sl_vhost_user_server *s);

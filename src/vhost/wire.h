@@ -251,9 +251,9 @@ int vu_recv(int sock, struct vu_rx *rx, struct vu_msg *m);
  */
 int vu_send(int sock, const struct vu_msg *m, uint32_t *sent);
 
-/** vu_recv_wait() - a whole message, waiting up to @timeout_ms (-1: no limit) for each part; 0, -ETIMEDOUT or as vu_recv() */
+/** vu_recv_wait() - a whole message, at most @timeout_ms (-1: no limit) for each part; 0, -ETIMEDOUT or as vu_recv() */
 int vu_recv_wait(int sock, struct vu_msg *m, int timeout_ms);
-/** vu_send_wait() - send a whole message, waiting up to @timeout_ms (-1: no limit) for each part; 0, -ETIMEDOUT or -errno */
+/** vu_send_wait() - send a whole message, at most @timeout_ms (-1: no limit) for each part; 0, -ETIMEDOUT or -errno */
 int vu_send_wait(int sock, const struct vu_msg *m, int timeout_ms);
 
 /** vu_msg_init() - an empty request with @size bytes of payload (zeroed) and no descriptors */

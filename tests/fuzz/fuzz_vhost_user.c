@@ -56,9 +56,10 @@ static uint8_t byte(struct input *in)
 
 static uint64_t number(struct input *in)
 {
-	static const uint64_t known[] = {0, 1, 2, 8, 16, 255, 256, 257, 4096, 0x8000, 0xffff, 0x10000, 0x40000000,
-					 0x7f1234000000, 0x80008000, 0xffffffff, 1ULL << 63, UINT64_MAX, UINT64_MAX - 4095,
-					 GUEST_SIZE};
+	static const uint64_t known[] = {
+		0, 1, 2, 8, 16, 255, 256, 257, 4096, 0x8000, 0xffff, 0x10000, 0x40000000, 0x80008000, 0xffffffff,
+		0x7f1234000000, 1ULL << 63, UINT64_MAX, UINT64_MAX - 4095, GUEST_SIZE,
+	};
 	uint8_t how = byte(in);
 	uint64_t n = 0;
 
@@ -78,10 +79,12 @@ static void *rewrite(void *arg)
 	(void)arg;
 	for (;;) {
 		for (int i = 0; i < 32; i++) {
+			uint32_t at;
+
 			x = x * 1664525 + 1013904223;
-			/* index fields most of all: they are in the first bytes of each area */
-			__atomic_store_n(g.mem + GUEST_RING(x >> 31) + (x >> 8) % (x & 64 ? 0x40 : 0x1800), (uint8_t)(x >> 16),
-					 __ATOMIC_RELAXED);
+			/* the first bytes of a ring most of all */
+			at = (x >> 8) % (x & 64 ? 0x40 : 0x1800);
+			__atomic_store_n(g.mem + GUEST_RING(x >> 31) + at, (uint8_t)(x >> 16), __ATOMIC_RELAXED);
 			__atomic_store_n(inflight + (x >> 12) % INFLIGHT_SIZE, (uint8_t)(x >> 3), __ATOMIC_RELAXED);
 		}
 		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);

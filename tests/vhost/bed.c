@@ -403,6 +403,33 @@ uint32_t fe_get_base(struct fe *f, uint32_t index)
 	return m.p.state.num;
 }
 
+/* ---- the back-end's own requests ---- */
+
+void fe_open_channel(struct fe *f)
+{
+	int sv[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
+		die("socketpair");
+	if (fe_set(f, VU_SET_BACKEND_REQ_FD, NULL, 0, &sv[1], 1))
+		fprintf(stderr, "bed: SET_BACKEND_REQ_FD was refused\n");
+	close(sv[1]);
+	if (f->channel >= 0)
+		close(f->channel);
+	f->channel = sv[0];
+}
+
+bool fe_told_once(struct fe *f, uint32_t request_id, uint32_t index)
+{
+	struct vu_rx rx = {0};
+	struct vu_msg m;
+
+	bed_run(f->b);
+	return vu_recv(f->channel, &rx, &m) == 1 && m.h.request == request_id && m.h.flags == VU_VERSION &&
+	       (!m.h.size || (m.h.size == sizeof(m.p.state) && m.p.state.index == index)) &&
+	       vu_recv(f->channel, &rx, &m) == -EAGAIN;
+}
+
 /* ---- an honest front-end ---- */
 
 void fe_hello(struct fe *f, uint64_t features, uint64_t protocol)

@@ -127,6 +127,11 @@ uint32_t fe_get_base(struct fe *f, uint32_t index);
 /** fe_alive() - does the connection still answer? */
 bool fe_alive(struct fe *f);
 
+/** fe_open_channel() - give the back-end a (new) socket for its own requests; @f->channel is our end */
+void fe_open_channel(struct fe *f);
+/** fe_told_once() - is exactly one request waiting in the channel, and is it this one? */
+bool fe_told_once(struct fe *f, uint32_t request, uint32_t index);
+
 /** fe_hello() - features and protocol features, with acknowledgements from then on */
 void fe_hello(struct fe *f, uint64_t features, uint64_t protocol);
 int fe_set_memory(struct fe *f);

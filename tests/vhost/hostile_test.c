@@ -1,12 +1,12 @@
-/* SPDX-License-Identifier: MIT *
- * More than 800 lines: a flat list of cases, none of which knows another.
- */
+/* SPDX-License-Identifier: MIT */
 /* hostile_test.c - front-ends that mean harm
  *
  * Each case is a bug that some vhost-user implementation had, by its number
  * in the list of historic bugs this project keeps. After each one the same
  * server has to serve an honest front-end, and neither descriptors nor
  * mappings nor heap may have grown.
+ *
+ * More than 800 lines: a flat list of cases, none of which knows another.
  *
  * Rows without a case: b26 (a device's trust in a request's lengths; the
  * echo device here moves bytes through cursors only, real devices have tests of
@@ -945,10 +945,11 @@ static uint32_t any(uint32_t below)
 
 static uint64_t interesting(void)
 {
-	static const uint64_t values[] = {0, 1, 2, 3, 7, 8, 15, 16, 64, 255, 256, 0x100, 0x101, 4095, 4096, 0x8000, 0xffff,
-					  0x10000, 0x10001, 0x40000000, 0x7f1234000000, 0x80008000, 0xffffffff,
-					  0x100000000, 1ULL << 63, UINT64_MAX, UINT64_MAX - 4095, FE_ALL_PROTOCOL,
-					  FE_RING_FEATURES, BIT30, FE_RING_FEATURES | PACKED, GUEST_SIZE};
+	static const uint64_t values[] = {
+		0, 1, 2, 3, 7, 8, 15, 16, 64, 255, 256, 257, 4095, 4096, 0x8000, 0xffff, 0x10000, 0x10001, 0x40000000,
+		0x80008000, 0xffffffff, 0x100000000, 0x7f1234000000, 1ULL << 63, UINT64_MAX, UINT64_MAX - 4095,
+		FE_ALL_PROTOCOL, FE_RING_FEATURES, BIT30, FE_RING_FEATURES | PACKED, GUEST_SIZE,
+	};
 
 	return values[any(sizeof(values) / sizeof(values[0]))];
 }
@@ -986,7 +987,7 @@ static void nearly_right_messages(void)
 				p.u64 = any(3) | (n ? 0 : VU_VRING_NOFD);
 			}
 			for (unsigned int k = 0; k < n; k++)
-				many[k] = any(3) ? f.g.fd : any(2) ? f.sock : f.ring[0].kick >= 0 ? f.ring[0].kick : f.g.fd;
+				many[k] = any(3) || f.ring[0].kick < 0 ? f.g.fd : any(2) ? f.sock : f.ring[0].kick;
 			if (fe_send(&f, id, any(3) ? VU_NEED_REPLY : 0, &p, size, many, n) < 0)
 				break;
 			if (any(2))
@@ -1012,7 +1013,9 @@ static void random_bytes(void)
 			noise[i] = (uint8_t)any(256);
 		if (any(2)) {
 			noise[4] = 1 | (uint8_t)(any(2) * 8);
-			noise[5] = noise[6] = noise[7] = noise[1] = noise[2] = noise[3] = noise[9] = noise[10] = noise[11] = 0;
+			memset(noise + 1, 0, 3);
+			memset(noise + 5, 0, 3);
+			memset(noise + 9, 0, 3);
 			noise[0] &= 63;
 		}
 		if (any(2))
