@@ -19,8 +19,8 @@
 #include <sluice/loop.h>
 #include <sluice/vq.h>
 
-#define GPA 0x100000ULL
-#define BUF_SIZE 64 /* bytes of one piece */
+#define GPA	    0x100000ULL
+#define BUF_SIZE    64 /* bytes of one piece */
 #define MAX_BUFFERS 16
 
 struct ring_bench {
@@ -86,7 +86,7 @@ static uint64_t drive(struct ring_bench *b, uint64_t *ns)
 	unsigned int under_way = 0, idle = 0, turn = 0;
 
 	for (unsigned int i = 0; i < o->buffers; i++)
-		buf[i] = (struct sl_dq_buf){ GPA + b->bufs + (size_t)i * BUF_SIZE, BUF_SIZE };
+		buf[i] = (struct sl_dq_buf){GPA + b->bufs + (size_t)i * BUF_SIZE, BUF_SIZE};
 	sl_dq_disarm(b->dq);
 	while (now < end || under_way) {
 		unsigned int before = under_way;
@@ -114,10 +114,10 @@ static uint64_t drive(struct ring_bench *b, uint64_t *ns)
 static int set_up(struct ring_bench *b, struct sl_err *err)
 {
 	const struct bench_ring_options *o = b->o;
-	struct sl_dq_config dcfg = { .num = o->num, .packed = o->packed };
-	struct sl_vq_config vcfg = { .num = o->num, .packed = o->packed };
+	struct sl_dq_config dcfg = {.num = o->num, .packed = o->packed};
+	struct sl_vq_config vcfg = {.num = o->num, .packed = o->packed};
 	struct sl_dq_layout at;
-	struct sl_mem_region region = { .gpa = GPA, .uva = GPA, .access = SL_MEM_READ | SL_MEM_WRITE };
+	struct sl_mem_region region = {.gpa = GPA, .uva = GPA, .access = SL_MEM_READ | SL_MEM_WRITE};
 
 	sl_dq_layout(o->packed, o->num, &at);
 	b->bufs = (at.size + 4095) & ~(size_t)4095;
@@ -155,7 +155,7 @@ static void tear_down(struct ring_bench *b)
 
 int bench_ring_run(const struct bench_ring_options *o, struct bench_ring_result *r, struct sl_err *err)
 {
-	struct ring_bench b = { .o = o, .mem = MAP_FAILED };
+	struct ring_bench b = {.o = o, .mem = MAP_FAILED};
 	cpu_set_t before;
 	pthread_t th;
 	uint64_t ns;

@@ -49,7 +49,7 @@ struct sl_dq *sl_dq_init(const struct sl_dq_config *cfg)
 	if (!legal(cfg))
 		return NULL;
 	dq = cfg->state;
-	*dq = (struct sl_dq){ .packed = cfg->packed, .event_idx = cfg->event_idx, .in_order = cfg->in_order };
+	*dq = (struct sl_dq){.packed = cfg->packed, .event_idx = cfg->event_idx, .in_order = cfg->in_order};
 	dq->num = cfg->num;
 	dq->avail_wrap = dq->used_wrap = true;
 	dq->free_slots = dq->num;
@@ -62,7 +62,7 @@ struct sl_dq *sl_dq_init(const struct sl_dq_config *cfg)
 		dq->indirect_min = cfg->indirect_min;
 	}
 	for (uint32_t i = 0; i < dq->num; i++)
-		dq->entry[i] = (struct dq_entry){ .next = i + 1 < dq->num ? (uint16_t)(i + 1) : DQ_NONE };
+		dq->entry[i] = (struct dq_entry){.next = i + 1 < dq->num ? (uint16_t)(i + 1) : DQ_NONE};
 	sl_dq_layout(dq->packed, dq->num, &at);
 	dq->desc = (void *)((char *)cfg->ring + at.desc);
 	dq->avail = (void *)((char *)cfg->ring + at.driver);

@@ -37,7 +37,7 @@ static void add_indirect(struct sl_dq *dq, const struct sl_dq_buf *out, unsigned
 			 unsigned int n, uint16_t id)
 {
 	size_t at = (size_t)id * dq->indirect_max;
-	struct sl_dq_buf table = { dq->tables_gpa + at * WIRE_DESC_SIZE, n * WIRE_DESC_SIZE };
+	struct sl_dq_buf table = {dq->tables_gpa + at * WIRE_DESC_SIZE, n * WIRE_DESC_SIZE};
 
 	for (unsigned int i = 0; i < n; i++) {
 		struct wire_pdesc *d = (struct wire_pdesc *)(void *)&dq->tables[at + i];
@@ -79,6 +79,12 @@ static bool is_used(uint16_t flags, bool wrap)
 	return !!(flags & WIRE_F_AVAIL) == wrap && !!(flags & WIRE_F_USED) == wrap;
 }
 
+/* A device that wrote nothing need not give a length (2.8.5); some give one without setting the flag. */
+static uint32_t plausible(const struct sl_dq *dq, uint16_t id, uint32_t len)
+{
+	return id < dq->num && len <= dq->entry[id].in_len ? len : 0;
+}
+
 bool dq_packed_used(struct sl_dq *dq, uint16_t *id, uint32_t *len)
 {
 	const struct wire_pdesc *d = &dq->ring[dq->last_used];
@@ -94,9 +100,8 @@ bool dq_packed_used(struct sl_dq *dq, uint16_t *id, uint32_t *len)
 			return false;
 		*id = ring_load16(&d->id);
 		*len = ring_load32(&d->len);
-		/* what a device wrote nothing into need not have a length (2.8.5) */
-		if (!(flags & WIRE_F_WRITE) && *id < dq->num && *len > dq->entry[*id].in_len)
-			*len = 0;
+		if (!(flags & WIRE_F_WRITE))
+			*len = plausible(dq, *id, *len);
 		if (!dq_check_used(dq, *id, *len))
 			return false;
 	}

@@ -14,7 +14,7 @@ static void add_indirect(struct sl_dq *dq, const struct sl_dq_buf *out, unsigned
 			 unsigned int n, uint16_t id)
 {
 	size_t at = (size_t)id * dq->indirect_max;
-	struct sl_dq_buf table = { dq->tables_gpa + at * WIRE_DESC_SIZE, n * WIRE_DESC_SIZE };
+	struct sl_dq_buf table = {dq->tables_gpa + at * WIRE_DESC_SIZE, n * WIRE_DESC_SIZE};
 
 	for (unsigned int i = 0; i < n; i++)
 		put_desc(&dq->tables[at + i], i < out_n ? &out[i] : &in[i - out_n],

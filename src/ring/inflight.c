@@ -34,8 +34,8 @@
 
 uint64_t sl_inflight_size(bool packed, uint16_t num)
 {
-	uint64_t n = packed ? sizeof(struct wire_inflight_packed) + num * sizeof(struct wire_inflight_packed_desc) :
-			      sizeof(struct wire_inflight_split) + num * sizeof(struct wire_inflight_split_desc);
+	uint64_t n = packed ? sizeof(struct wire_inflight_packed) + num * sizeof(struct wire_inflight_packed_desc)
+			    : sizeof(struct wire_inflight_split) + num * sizeof(struct wire_inflight_split_desc);
 
 	return (n + 63) / 64 * 64;
 }
@@ -100,8 +100,7 @@ static int split_open(struct sl_vq *vq, struct sl_err *err)
 	for (uint32_t i = 0; i < vq->num; i++) {
 		if (!ring_load8(&r->desc[i].inflight))
 			continue;
-		vq->resubmit[vq->resubmit_n++] =
-			(struct vq_resubmit){ ring_load64(&r->desc[i].counter), (uint16_t)i, 1 };
+		vq->resubmit[vq->resubmit_n++] = (struct vq_resubmit){ring_load64(&r->desc[i].counter), (uint16_t)i, 1};
 	}
 	vq->taken = vq->resubmit_n;
 	vq->next_avail = vq->avail_seen = (uint16_t)(vq->pub_used + vq->resubmit_n);
@@ -156,7 +155,7 @@ void vq_inflight_split_end(struct sl_vq *vq)
 
 static uint64_t used_word(uint16_t idx, bool wrap, uint16_t old_idx, bool old_wrap)
 {
-	union wire_inflight_used u = { .idx = idx, .old_idx = old_idx, .wrap = wrap, .old_wrap = old_wrap };
+	union wire_inflight_used u = {.idx = idx, .old_idx = old_idx, .wrap = wrap, .old_wrap = old_wrap};
 
 	return u.word;
 }
@@ -193,7 +192,7 @@ static void packed_unmark(struct sl_vq *vq, const union wire_inflight_used *u)
 static int packed_settle(struct sl_vq *vq, struct sl_err *err)
 {
 	struct wire_inflight_packed *r = vq->region_packed;
-	union wire_inflight_used u = { .word = ring_load64(&r->used.word) };
+	union wire_inflight_used u = {.word = ring_load64(&r->used.word)};
 	uint16_t free_head = ring_load16(&r->free_head);
 
 	if (u.idx >= vq->num || u.old_idx >= vq->num || u.wrap > 1 || u.old_wrap > 1)
@@ -232,8 +231,7 @@ static int packed_open(struct sl_vq *vq, struct sl_err *err)
 
 		if (!ring_load8(&r->desc[i].inflight))
 			continue;
-		*e = (struct vq_resubmit){ ring_load64(&r->desc[i].counter), (uint16_t)i,
-					   ring_load16(&r->desc[i].num) };
+		*e = (struct vq_resubmit){ring_load64(&r->desc[i].counter), (uint16_t)i, ring_load16(&r->desc[i].num)};
 		if (!e->slots || (slots += e->slots) > vq->num)
 			return lies(err, "more descriptors are in flight than the queue has");
 		vq->resubmit_n++;
@@ -291,7 +289,7 @@ void vq_inflight_packed_commit(struct sl_vq *vq, const struct vq_record *rec, ui
 	ring_store16_release(&r->free_head, rec->next);
 	ring_store16_release(&r->old_free_head, rec->next);
 	vq->free_head = rec->next;
-	vq->entries[id] = (struct vq_entry){ rec->first, rec->last };
+	vq->entries[id] = (struct vq_entry){rec->first, rec->last};
 }
 
 /* Before the flags of the ring move. */

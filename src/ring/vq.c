@@ -60,64 +60,64 @@ static void set_hint(struct sl_vq *vq, uint64_t gpa)
 
 /* ---- scatter-gather blocks ---- */
 
-static uint32_t class_entries(uint32_t class)
+static uint32_t grade_entries(uint32_t grade)
 {
-	return class < VQ_CLASSES - 1 ? 32U << 2 * class : 65536; /* 32, 128, 512, 2048, 8192, 32768, 65536 */
+	return grade < VQ_GRADES - 1 ? 32U << 2 * grade : 65536; /* 32, 128, 512, 2048, 8192, 32768, 65536 */
 }
 
-static size_t class_bytes(uint32_t class)
+static size_t grade_bytes(uint32_t grade)
 {
-	return sizeof(struct vq_block) + class_entries(class) * sizeof(struct iovec);
+	return sizeof(struct vq_block) + grade_entries(grade) * sizeof(struct iovec);
 }
 
 static void free_blocks(struct sl_vq *vq)
 {
-	for (uint32_t class = 0; class < VQ_CLASSES; class++) {
-		while (vq->free_blocks[class]) {
-			struct vq_block *b = vq->free_blocks[class];
+	for (uint32_t grade = 0; grade < VQ_GRADES; grade++) {
+		while (vq->free_blocks[grade]) {
+			struct vq_block *b = vq->free_blocks[grade];
 
-			vq->free_blocks[class] = b->next;
-			vq->pool_bytes -= class_bytes(class);
+			vq->free_blocks[grade] = b->next;
+			vq->pool_bytes -= grade_bytes(grade);
 			free(b);
 		}
 	}
 }
 
-static struct vq_block *take_free(struct sl_vq *vq, uint32_t class)
+static struct vq_block *take_free(struct sl_vq *vq, uint32_t grade)
 {
-	struct vq_block *b = vq->free_blocks[class];
+	struct vq_block *b = vq->free_blocks[grade];
 
 	if (b)
-		vq->free_blocks[class] = b->next;
+		vq->free_blocks[grade] = b->next;
 	return b;
 }
 
-static struct vq_block *block_new(struct sl_vq *vq, uint32_t class)
+static struct vq_block *block_new(struct sl_vq *vq, uint32_t grade)
 {
 	struct vq_block *b = NULL;
 
-	if (vq->pool_bytes + class_bytes(class) <= vq->pool_max)
-		b = malloc(class_bytes(class));
+	if (vq->pool_bytes + grade_bytes(grade) <= vq->pool_max)
+		b = malloc(grade_bytes(grade));
 	if (!b)
 		return NULL;
-	b->class = class;
-	vq->pool_bytes += class_bytes(class);
+	b->grade = grade;
+	vq->pool_bytes += grade_bytes(grade);
 	return b;
 }
 
-/* A block of at least this class: of the class; a new one; a larger one that is kept; a new one in place of those that
+/* A block of at least this grade: of the grade; a new one; a larger one that is kept; a new one in place of those that
  * are kept and too small. */
-static struct vq_block *block_get(struct sl_vq *vq, uint32_t class)
+static struct vq_block *block_get(struct sl_vq *vq, uint32_t grade)
 {
-	struct vq_block *b = take_free(vq, class);
+	struct vq_block *b = take_free(vq, grade);
 
 	if (!b)
-		b = block_new(vq, class);
-	for (uint32_t larger = class + 1; !b && larger < VQ_CLASSES; larger++)
+		b = block_new(vq, grade);
+	for (uint32_t larger = grade + 1; !b && larger < VQ_GRADES; larger++)
 		b = take_free(vq, larger);
 	if (!b) {
 		free_blocks(vq);
-		b = block_new(vq, class);
+		b = block_new(vq, grade);
 	}
 	if (!b)
 		return NULL;
@@ -141,25 +141,25 @@ static void block_put(struct sl_vq *vq, struct iovec *iov)
 	*b->prev = b->next;
 	if (b->next)
 		b->next->prev = b->prev;
-	b->next = vq->free_blocks[b->class];
-	vq->free_blocks[b->class] = b;
+	b->next = vq->free_blocks[b->grade];
+	vq->free_blocks[b->grade] = b;
 }
 
 static int grow(struct sl_vq *vq, struct vq_walk *w, struct sl_chain *c)
 {
-	uint32_t class = w->iov == c->store ? 0 : block_of(w->iov)->class + 1;
+	uint32_t grade = w->iov == c->store ? 0 : block_of(w->iov)->grade + 1;
 	struct vq_block *b;
 
 	if (w->n == VQ_CHAIN_MAX)
 		return vq_break(vq, "a chain falls into too many pieces of guest memory");
-	b = block_get(vq, class);
+	b = block_get(vq, grade);
 	if (!b)
 		return -ENOBUFS;
 	memcpy(b->iov, w->iov, w->n * sizeof(*w->iov));
 	if (w->iov != c->store)
 		block_put(vq, w->iov);
 	w->iov = b->iov;
-	w->cap = class_entries(b->class) < VQ_CHAIN_MAX ? class_entries(b->class) : VQ_CHAIN_MAX;
+	w->cap = grade_entries(b->grade) < VQ_CHAIN_MAX ? grade_entries(b->grade) : VQ_CHAIN_MAX;
 	return 0;
 }
 
@@ -303,13 +303,19 @@ static void *ring_part(struct sl_mem *mem, uint64_t gpa, uint64_t len, unsigned 
 /* Find the ring's three parts in @mem; false, and nothing changed, when one is not there in one piece. */
 static bool map_ring(struct sl_vq *vq, struct sl_mem *mem)
 {
+	uint64_t desc_size = (uint64_t)WIRE_DESC_SIZE * vq->num;
 	unsigned int rw = SL_MEM_READ | SL_MEM_WRITE;
 	void *desc, *driver, *device;
 
-	desc = ring_part(mem, vq->desc_gpa, 16ULL * vq->num, 16, vq->packed ? rw : SL_MEM_READ);
-	driver = ring_part(mem, vq->driver_gpa, vq->packed ? 4 : WIRE_AVAIL_SIZE(vq->num), vq->packed ? 4 : 2,
-			   SL_MEM_READ);
-	device = ring_part(mem, vq->device_gpa, vq->packed ? 4 : WIRE_USED_SIZE(vq->num), 4, rw);
+	if (vq->packed) {
+		desc = ring_part(mem, vq->desc_gpa, desc_size, 16, rw);
+		driver = ring_part(mem, vq->driver_gpa, 4, 4, SL_MEM_READ);
+		device = ring_part(mem, vq->device_gpa, 4, 4, rw);
+	} else {
+		desc = ring_part(mem, vq->desc_gpa, desc_size, 16, SL_MEM_READ);
+		driver = ring_part(mem, vq->driver_gpa, WIRE_AVAIL_SIZE(vq->num), 2, SL_MEM_READ);
+		device = ring_part(mem, vq->device_gpa, WIRE_USED_SIZE(vq->num), 4, rw);
+	}
 	if (!desc || !driver || !device)
 		return false;
 	vq->desc = desc;
@@ -409,8 +415,7 @@ static int set_up(struct sl_vq *vq, const struct sl_vq_config *cfg, struct sl_me
 	int ret;
 
 	if (!map_ring(vq, mem))
-		return sl_err_set(err, EFAULT,
-				  "queue: ring addresses: not in guest memory, or not in one piece of it");
+		return sl_err_set(err, EFAULT, "queue: ring addresses: not in guest memory, or not in one piece of it");
 	set_hint(vq, cfg->desc);
 	if (!alloc_state(vq))
 		return sl_err_set(err, ENOMEM, "queue: out of memory");
@@ -527,7 +532,7 @@ static void stage_in_order(struct sl_vq *vq, const struct sl_chain *c, uint32_t 
 {
 	struct vq_order *o = &vq->order[c->seq];
 
-	*o = (struct vq_order){ .len = len, .id = c->id, .slots = c->slots, .done = true };
+	*o = (struct vq_order){.len = len, .id = c->id, .slots = c->slots, .done = true};
 	while ((o = &vq->order[vq->order_head])->done) {
 		o->done = false;
 		stage(vq, o->id, o->slots, o->len);

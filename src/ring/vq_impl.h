@@ -24,15 +24,15 @@ struct sl_mem_hold {
 };
 
 /** struct vq_block - scatter-gather entries of one chain that needs more than SL_CHAIN_INLINE
- * @next, @prev: in use: the queue's list of blocks in use; free: @next only, the list of its class
+ * @next, @prev: in use: the queue's list of blocks in use; free: @next only, the list of its grade
  */
 struct vq_block {
 	struct vq_block *next, **prev;
-	uint32_t class;
+	uint32_t grade;
 	struct iovec iov[];
 };
 
-#define VQ_CLASSES 7 /* see class_entries() in vq.c */
+#define VQ_GRADES    7	   /* see grade_entries() in vq.c */
 #define VQ_CHAIN_MAX 65535 /* scatter-gather entries of one chain: sl_chain counts them in 16 bits */
 
 /** struct vq_staged - a used descriptor (packed) written but for its flags; or a head (split, with an inflight region)
@@ -123,7 +123,7 @@ struct sl_vq {
 	uint64_t log_addr;
 
 	struct sl_mem_hold *old; /* snapshots before the current one that chains in flight still use */
-	struct vq_block *free_blocks[VQ_CLASSES], *used_blocks;
+	struct vq_block *free_blocks[VQ_GRADES], *used_blocks;
 	size_t pool_bytes, pool_max;
 	uint64_t desc_gpa, driver_gpa, device_gpa;
 	const char *broken;
@@ -158,7 +158,7 @@ static inline void vq_log_ring(struct sl_vq *vq, uint64_t gpa, uint64_t len)
 
 static inline void vq_walk_init(struct vq_walk *w, struct sl_chain *c)
 {
-	*w = (struct vq_walk){ .iov = c->store, .cap = SL_CHAIN_INLINE };
+	*w = (struct vq_walk){.iov = c->store, .cap = SL_CHAIN_INLINE};
 }
 
 /* Take one buffer into the chain. @len and @flags come from a private copy of a descriptor. */
@@ -203,8 +203,8 @@ static inline int vq_walk_done(struct sl_vq *vq, struct vq_walk *w, struct sl_ch
 	c->iov = w->iov;
 	c->out_cnt = (uint16_t)w->out_n;
 	c->in_cnt = (uint16_t)(w->n - w->out_n);
-	c->out = (struct sl_cursor){ .iov = w->iov, .cnt = w->out_n, .bytes = w->out_bytes };
-	c->in = (struct sl_cursor){ .iov = w->iov + w->out_n, .cnt = w->n - w->out_n, .bytes = w->bytes - w->out_bytes };
+	c->out = (struct sl_cursor){.iov = w->iov, .cnt = w->out_n, .bytes = w->out_bytes};
+	c->in = (struct sl_cursor){.iov = w->iov + w->out_n, .cnt = w->n - w->out_n, .bytes = w->bytes - w->out_bytes};
 	return 0;
 }
 

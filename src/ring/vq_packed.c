@@ -40,7 +40,8 @@ static int walk_indirect(struct sl_vq *vq, struct vq_walk *w, struct sl_chain *c
 }
 
 /* One descriptor of the ring, the @slots'th of its chain. 1: it was the last one. */
-static int walk_desc(struct sl_vq *vq, struct vq_walk *w, struct sl_chain *c, const struct wire_pdesc *d, uint16_t slots)
+static int walk_desc(struct sl_vq *vq, struct vq_walk *w, struct sl_chain *c, const struct wire_pdesc *d,
+		     uint16_t slots)
 {
 	int err;
 
@@ -78,7 +79,7 @@ int vq_packed_pop(struct sl_vq *vq, struct sl_chain *c)
 	if (!is_available(flags, vq->avail_wrap))
 		return 0;
 	vq_walk_init(&w, c);
-	rec = (struct vq_record){ .first = vq->free_head, .next = vq->free_head };
+	rec = (struct vq_record){.first = vq->free_head, .next = vq->free_head};
 	do {
 		if (unlikely(slots == room)) {
 			err = vq_break(vq, "a descriptor list is longer than the ring has room");
@@ -116,7 +117,7 @@ int vq_packed_pop(struct sl_vq *vq, struct sl_chain *c)
 int vq_packed_resubmit(struct sl_vq *vq, struct sl_chain *c, const struct vq_resubmit *r)
 {
 	uint16_t slots = 0, i = r->entry, last = r->entry;
-	struct wire_pdesc d = { 0 };
+	struct wire_pdesc d = {0};
 	struct vq_walk w;
 	int err = 0;
 
@@ -124,8 +125,8 @@ int vq_packed_resubmit(struct sl_vq *vq, struct sl_chain *c, const struct vq_res
 	while (!err) {
 		const struct wire_inflight_packed_desc *e = &vq->region_packed->desc[i];
 
-		d = (struct wire_pdesc){ ring_load64(&e->addr), ring_load32(&e->len), ring_load16(&e->id),
-					 ring_load16(&e->flags) };
+		d = (struct wire_pdesc){ring_load64(&e->addr), ring_load32(&e->len), ring_load16(&e->id),
+					ring_load16(&e->flags)};
 		last = i;
 		i = ring_load16(&e->next);
 		err = walk_desc(vq, &w, c, &d, ++slots);
@@ -133,13 +134,13 @@ int vq_packed_resubmit(struct sl_vq *vq, struct sl_chain *c, const struct vq_res
 			err = vq_break(vq, "the inflight region holds half a descriptor list");
 	}
 	if (err == 1)
-		err = slots == r->slots ? check_id(vq, d.id) :
-					  vq_break(vq, "the inflight region miscounts a descriptor list");
+		err = slots == r->slots ? check_id(vq, d.id)
+					: vq_break(vq, "the inflight region miscounts a descriptor list");
 	if (!err)
 		err = vq_walk_done(vq, &w, c);
 	if (err)
 		return vq_walk_abort(vq, &w, c, err);
-	vq->entries[d.id] = (struct vq_entry){ r->entry, last };
+	vq->entries[d.id] = (struct vq_entry){r->entry, last};
 	vq_take(vq, c, d.id, slots);
 	return 1;
 }
@@ -191,8 +192,8 @@ bool vq_packed_publish(struct sl_vq *vq)
 	vq->pub_used = vq->next_used;
 	vq->pub_wrap = vq->used_wrap;
 	ring_fence(); /* pair D: flags before the driver's event */
-	return wire_need_event_packed(ring_load32(vq->driver_event), vq->event_idx, vq->num, vq->pub_used,
-				      vq->pub_wrap, count);
+	return wire_need_event_packed(ring_load32(vq->driver_event), vq->event_idx, vq->num, vq->pub_used, vq->pub_wrap,
+				      count);
 }
 
 static void set_event(struct sl_vq *vq, uint32_t event)

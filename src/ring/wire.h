@@ -27,15 +27,15 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian and so must the host be");
 
-#define likely(x) __builtin_expect(!!(x), 1)
+#define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 enum { /* descriptor flags, both formats */
-	WIRE_F_NEXT = 1,
-	WIRE_F_WRITE = 2,
-	WIRE_F_INDIRECT = 4,
-	WIRE_F_AVAIL = 1 << 7, /* packed */
-	WIRE_F_USED = 1 << 15, /* packed */
+       WIRE_F_NEXT = 1,
+       WIRE_F_WRITE = 2,
+       WIRE_F_INDIRECT = 4,
+       WIRE_F_AVAIL = 1 << 7, /* packed */
+       WIRE_F_USED = 1 << 15, /* packed */
 };
 
 enum { WIRE_AVAIL_NO_INTERRUPT = 1, WIRE_USED_NO_NOTIFY = 1 };
@@ -76,9 +76,9 @@ struct wire_used {
  * bits 0-14 offset, 15 wrap counter, 16-17 flags. */
 #define WIRE_EVENT(off, wrap, flags) ((uint32_t)(off) | (uint32_t)(wrap) << 15 | (uint32_t)(flags) << 16)
 
-#define WIRE_DESC_SIZE 16
+#define WIRE_DESC_SIZE	     16
 #define WIRE_AVAIL_SIZE(num) (sizeof(struct wire_avail) + 2 * (size_t)(num) + 2)
-#define WIRE_USED_SIZE(num) (sizeof(struct wire_used) + 8 * (size_t)(num) + 2)
+#define WIRE_USED_SIZE(num)  (sizeof(struct wire_used) + 8 * (size_t)(num) + 2)
 
 /* ---- the vhost-user inflight region (vhost-user, "Inflight I/O tracking") ---- */
 
@@ -135,20 +135,20 @@ extern void (*ring_crash_point)(void);
 #define RING_CRASH_POINT() ((void)0)
 #endif
 
-#define RING_ACCESS(bits)                                                                                              \
-	static inline uint##bits##_t ring_load##bits(const uint##bits##_t *p)                                          \
-	{                                                                                                              \
-		return __atomic_load_n(p, __ATOMIC_RELAXED);                                                           \
-	}                                                                                                              \
-	static inline void ring_store##bits(uint##bits##_t *p, uint##bits##_t v)                                       \
-	{                                                                                                              \
-		RING_CRASH_POINT();                                                                                    \
-		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                                              \
-	}                                                                                                              \
-	static inline void ring_store##bits##_release(uint##bits##_t *p, uint##bits##_t v)                             \
-	{                                                                                                              \
-		RING_CRASH_POINT();                                                                                    \
-		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                                              \
+#define RING_ACCESS(bits)                                                                  \
+	static inline uint##bits##_t ring_load##bits(const uint##bits##_t *p)              \
+	{                                                                                  \
+		return __atomic_load_n(p, __ATOMIC_RELAXED);                               \
+	}                                                                                  \
+	static inline void ring_store##bits(uint##bits##_t *p, uint##bits##_t v)           \
+	{                                                                                  \
+		RING_CRASH_POINT();                                                        \
+		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                  \
+	}                                                                                  \
+	static inline void ring_store##bits##_release(uint##bits##_t *p, uint##bits##_t v) \
+	{                                                                                  \
+		RING_CRASH_POINT();                                                        \
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                  \
 	}
 RING_ACCESS(8)
 RING_ACCESS(16)
@@ -195,7 +195,7 @@ static inline struct wire_desc wire_fetch_desc(const struct wire_desc *p)
 	uint64_t w[2];
 
 	wire_fetch16(p, w);
-	return (struct wire_desc){ w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48) };
+	return (struct wire_desc){w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48)};
 }
 
 static inline struct wire_pdesc wire_fetch_pdesc(const struct wire_pdesc *p)
@@ -203,7 +203,7 @@ static inline struct wire_pdesc wire_fetch_pdesc(const struct wire_pdesc *p)
 	uint64_t w[2];
 
 	wire_fetch16(p, w);
-	return (struct wire_pdesc){ w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48) };
+	return (struct wire_pdesc){w[0], (uint32_t)w[1], (uint16_t)(w[1] >> 32), (uint16_t)(w[1] >> 48)};
 }
 
 /* Did @event lie in the range of positions [old, now) that was just published? Free running 16-bit numbers.

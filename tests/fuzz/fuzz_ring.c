@@ -187,7 +187,7 @@ static struct {
 
 static void check_chain(const struct sl_chain *c)
 {
-	size_t sum[2] = { 0, 0 };
+	size_t sum[2] = {0, 0};
 
 	require(c->out.cnt == c->out_cnt && c->in.cnt == c->in_cnt, "counts differ");
 	require((unsigned int)c->out_cnt + c->in_cnt <= r.o.num * (2 + r.o.one_byte), "too many entries");
@@ -303,8 +303,8 @@ static void driver_side(struct input *in)
 	memset(outstanding, 0, sizeof(outstanding));
 	for (unsigned int steps = 0; steps < 2000 && in->at < in->end; steps++) {
 		uint32_t what = take(in, 1), k = take(in, 1);
-		struct sl_dq_buf b[4] = { { rig_buf(&r, 0), 1 + k }, { rig_buf(&r, 0), 16 }, { rig_buf(&r, 0), 16 },
-					  { rig_buf(&r, 0), 16 } };
+		struct sl_dq_buf b[4] = {
+		    {rig_buf(&r, 0), 1 + k}, {rig_buf(&r, 0), 16}, {rig_buf(&r, 0), 16}, {rig_buf(&r, 0), 16}};
 		uint32_t len;
 		bool *c;
 
@@ -344,12 +344,19 @@ static void driver_side(struct input *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const uint16_t sizes[] = { 1, 2, 3, 7, 8, 16, 32, 64 };
-	struct input in = { data, data + size };
+	static const uint16_t sizes[] = {1, 2, 3, 7, 8, 16, 32, 64};
+	struct input in = {data, data + size};
 	uint32_t how = take(&in, 1), more = take(&in, 1);
-	struct rig_options o = { .num = sizes[more & 7], .packed = how & 1, .event_idx = how & 2, .indirect = how & 4,
-				 .in_order = how & 8, .indirect_max = 8, .indirect_min = 2, .buffers = 8192,
-				 .one_byte = more & 8 ? 100 : 0, .region = more & 16 };
+	struct rig_options o = {.num = sizes[more & 7],
+				.packed = how & 1,
+				.event_idx = how & 2,
+				.indirect = how & 4,
+				.in_order = how & 8,
+				.indirect_max = 8,
+				.indirect_min = 2,
+				.buffers = 8192,
+				.one_byte = more & 8 ? 100 : 0,
+				.region = more & 16};
 	static bool threads;
 	pthread_t thread;
 

@@ -8,7 +8,7 @@ static const struct sl_dq_buf *piece(const struct rig *r, size_t off, uint32_t l
 	static struct sl_dq_buf b[4];
 	static unsigned int i;
 
-	b[i = (i + 1) % 4] = (struct sl_dq_buf){ rig_buf(r, off), len };
+	b[i = (i + 1) % 4] = (struct sl_dq_buf){rig_buf(r, off), len};
 	return &b[i];
 }
 
@@ -49,11 +49,15 @@ static void echo(struct rig *r)
 
 static void echo_all(void)
 {
-	static const uint16_t sizes[] = { 1, 2, 3, 7, 256, 32768 };
+	static const uint16_t sizes[] = {1, 2, 3, 7, 256, 32768};
 
 	for (unsigned int i = 0; i < 6 * 32; i++) {
-		struct rig_options o = { .num = sizes[i / 32], .packed = i & 1, .event_idx = i >> 1 & 1,
-					 .in_order = i >> 3 & 1, .buffers = 4096, .region = i >> 4 & 1 };
+		struct rig_options o = {.num = sizes[i / 32],
+					.packed = i & 1,
+					.event_idx = i >> 1 & 1,
+					.in_order = i >> 3 & 1,
+					.buffers = 4096,
+					.region = i >> 4 & 1};
 		struct rig r;
 
 		if (!o.packed && o.num & (o.num - 1))
@@ -73,8 +77,8 @@ static void echo_all(void)
 static void a20_full_is_not_empty(void)
 {
 	for (unsigned int i = 0; i < 8; i++) {
-		static const uint16_t sizes[] = { 1, 4, 256, 32768 };
-		struct rig_options o = { .num = sizes[i / 2], .packed = i & 1, .buffers = 4096 };
+		static const uint16_t sizes[] = {1, 4, 256, 32768};
+		struct rig_options o = {.num = sizes[i / 2], .packed = i & 1, .buffers = 4096};
 		struct sl_chain *c = calloc(o.num, sizeof(*c));
 		struct rig r;
 
@@ -107,7 +111,7 @@ static void a20_full_is_not_empty(void)
 static void base_restore(void)
 {
 	for (unsigned int packed = 0; packed < 2; packed++) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096 };
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096};
 		struct sl_chain c;
 		struct rig r;
 
@@ -133,7 +137,8 @@ static void base_restore(void)
 /* Longer chains than fit into the chain itself; the pool of blocks is bounded and refills. */
 static void long_chains(void)
 {
-	struct rig_options o = { .num = 1024, .indirect = true, .indirect_max = 1024, .indirect_min = 2, .buffers = 65536 };
+	struct rig_options o = {
+	    .num = 1024, .indirect = true, .indirect_max = 1024, .indirect_min = 2, .buffers = 65536};
 	static struct sl_chain c[1024];
 	struct sl_dq_buf b[1024];
 	struct rig r;
@@ -141,7 +146,7 @@ static void long_chains(void)
 	rig_open(&r, &o);
 	REQUIRE(rig_start(&r));
 	for (unsigned int i = 0; i < 1024; i++)
-		b[i] = (struct sl_dq_buf){ rig_buf(&r, i * 2), 1 };
+		b[i] = (struct sl_dq_buf){rig_buf(&r, i * 2), 1};
 	for (unsigned int round = 0; round < 2; round++) {
 		unsigned int n = 0;
 		int ret;
@@ -179,7 +184,7 @@ static void long_chains(void)
 static void in_order_holds_back(void)
 {
 	for (unsigned int packed = 0; packed < 2; packed++) {
-		struct rig_options o = { .num = 8, .packed = packed, .in_order = true, .buffers = 4096 };
+		struct rig_options o = {.num = 8, .packed = packed, .in_order = true, .buffers = 4096};
 		struct sl_chain c[8];
 		struct rig r;
 
@@ -210,7 +215,7 @@ static void in_order_holds_back(void)
 static void in_order_batch(void)
 {
 	for (unsigned int packed = 0; packed < 2; packed++) {
-		struct rig_options o = { .num = 8, .packed = packed, .in_order = true, .buffers = 4096 };
+		struct rig_options o = {.num = 8, .packed = packed, .in_order = true, .buffers = 4096};
 		struct rig r;
 		uint32_t len;
 
@@ -245,7 +250,7 @@ static void in_order_batch(void)
 static void events(void)
 {
 	for (unsigned int i = 0; i < 4; i++) {
-		struct rig_options o = { .num = 4, .packed = i & 1, .event_idx = i >> 1, .buffers = 4096 };
+		struct rig_options o = {.num = 4, .packed = i & 1, .event_idx = i >> 1, .buffers = 4096};
 		struct sl_chain c;
 		struct rig r;
 
@@ -276,7 +281,7 @@ static void events(void)
 
 static void detach_gives_back(void)
 {
-	struct rig_options o = { .num = 8, .buffers = 4096 };
+	struct rig_options o = {.num = 8, .buffers = 4096};
 	struct rig r;
 
 	rig_open(&r, &o);
@@ -291,8 +296,8 @@ static void detach_gives_back(void)
 
 static void kick_data(void)
 {
-	struct rig_options o = { .num = 3, .packed = true, .buffers = 4096 };
-	static const uint16_t want[] = { 0x8001, 0x8002, 0x0000, 0x0001 };
+	struct rig_options o = {.num = 3, .packed = true, .buffers = 4096};
+	static const uint16_t want[] = {0x8001, 0x8002, 0x0000, 0x0001};
 	struct sl_chain c;
 	struct rig r;
 
@@ -311,14 +316,8 @@ static void kick_data(void)
 }
 
 static const struct t_case cases[] = {
-	{ "echo_all", echo_all },
-	{ "a20_full_is_not_empty", a20_full_is_not_empty },
-	{ "base_restore", base_restore },
-	{ "long_chains", long_chains },
-	{ "in_order_holds_back", in_order_holds_back },
-	{ "in_order_batch", in_order_batch },
-	{ "events", events },
-	{ "detach_gives_back", detach_gives_back },
-	{ "kick_data", kick_data },
+    {"echo_all", echo_all},	  {"a20_full_is_not_empty", a20_full_is_not_empty}, {"base_restore", base_restore},
+    {"long_chains", long_chains}, {"in_order_holds_back", in_order_holds_back},	    {"in_order_batch", in_order_batch},
+    {"events", events},		  {"detach_gives_back", detach_gives_back},	    {"kick_data", kick_data},
 };
 T_MAIN(cases)

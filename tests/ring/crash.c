@@ -16,7 +16,7 @@
 #include "t.h"
 
 #define REQUESTS 48
-#define SLOT 64 /* bytes of buffer of one request */
+#define SLOT	 64 /* bytes of buffer of one request */
 
 void (*ring_crash_point)(void);
 
@@ -34,7 +34,7 @@ struct request {
 static struct {
 	struct rig r;
 	struct request req[REQUESTS];
-	unsigned int next;	      /* request to add */
+	unsigned int next;		 /* request to add */
 	struct sl_chain chain[REQUESTS]; /* in flight in the living device */
 	unsigned int held, pops, stores, die_at, lives;
 	uint64_t seed, driver_seed;
@@ -62,10 +62,10 @@ static bool add_one(void)
 
 	shape = rig_below(&s.driver_seed, s.r.o.num < 4 ? 1 + (s.r.o.num > 1) : 4);
 	memcpy(rig_drv(&s.r, at), &i, 4);
-	b[0] = (struct sl_dq_buf){ at, 2 };
-	b[1] = (struct sl_dq_buf){ at + 2, 2 };
-	b[2] = (struct sl_dq_buf){ at + 8, 1 };
-	b[3] = (struct sl_dq_buf){ at + 9, 3 };
+	b[0] = (struct sl_dq_buf){at, 2};
+	b[1] = (struct sl_dq_buf){at + 2, 2};
+	b[2] = (struct sl_dq_buf){at + 8, 1};
+	b[3] = (struct sl_dq_buf){at + 9, 3};
 	if (shape == 0) { /* one descriptor: nothing comes back */
 		b[0].len = 4;
 		return sl_dq_add(s.r.dq, b, 1, NULL, 0, &s.req[i]);
@@ -189,7 +189,7 @@ static void device_turn(void)
 /* The region comes to a ring that was in use before, as after a migration: its used index is not 0 (spdk#3766). */
 static void warm_up(unsigned int n)
 {
-	struct sl_dq_buf b = { rig_buf(&s.r, 0), 4 };
+	struct sl_dq_buf b = {rig_buf(&s.r, 0), 4};
 	struct sl_chain c;
 
 	s.r.cfg.inflight = NULL;
@@ -237,8 +237,8 @@ static void run(const struct rig_options *o, uint64_t seed, unsigned int first, 
 	CHECK(!sl_dq_get(s.r.dq, NULL));
 	CHECK(!sl_vq_broken(s.r.vq) && !sl_dq_broken(s.r.dq));
 	if (t_failures)
-		fprintf(stderr, "packed %d num %u in_order %d indirect %d seed %llu first %u second %u\n", o->packed, o->num,
-			o->in_order, o->indirect, (unsigned long long)seed, first, second);
+		fprintf(stderr, "packed %d num %u in_order %d indirect %d seed %llu first %u second %u\n", o->packed,
+			o->num, o->in_order, o->indirect, (unsigned long long)seed, first, second);
 	rig_close(&s.r);
 }
 
@@ -261,10 +261,10 @@ static void enumerate(struct rig_options o)
 
 static void shapes(bool packed, bool in_order)
 {
-	static const uint16_t split_sizes[] = { 1, 4, 16 }, packed_sizes[] = { 1, 5, 16 };
+	static const uint16_t split_sizes[] = {1, 4, 16}, packed_sizes[] = {1, 5, 16};
 
 	for (unsigned int i = 0; i < 6; i++) {
-		struct rig_options o = { .packed = packed, .in_order = in_order, .event_idx = i & 1 };
+		struct rig_options o = {.packed = packed, .in_order = in_order, .event_idx = i & 1};
 
 		o.num = packed ? packed_sizes[i / 2] : split_sizes[i / 2];
 		if (i & 1) {
@@ -297,9 +297,9 @@ static void packed_in_order_every_store(void)
 }
 
 static const struct t_case cases[] = {
-	{ "split_every_store", split_every_store },
-	{ "split_in_order_every_store", split_in_order_every_store },
-	{ "packed_every_store", packed_every_store },
-	{ "packed_in_order_every_store", packed_in_order_every_store },
+    {"split_every_store", split_every_store},
+    {"split_in_order_every_store", split_in_order_every_store},
+    {"packed_every_store", packed_every_store},
+    {"packed_in_order_every_store", packed_in_order_every_store},
 };
 T_MAIN(cases)

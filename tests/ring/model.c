@@ -67,7 +67,8 @@ static bool same(struct model_place a, struct model_place b)
 	return a.index == b.index && a.wrap == b.wrap;
 }
 
-/* 2.7.7, 2.7.10 (split) and 2.8.10, 2.8.13 (packed): the event names one place of which the other side wants to hear. */
+/* 2.7.7, 2.7.10 (split) and 2.8.10, 2.8.13 (packed): the event names one place of which the other side wants to hear.
+ */
 static bool wants(const struct model_ring *r, unsigned int flag, struct model_place event, bool all,
 		  struct model_place from, struct model_place to)
 {
@@ -83,14 +84,14 @@ static bool wants_packed(const struct model_ring *r, const unsigned char *area, 
 			 struct model_place to)
 {
 	unsigned int flags = get16(area + 2) & 3, desc = get16(area);
-	struct model_place event = { desc & 0x7fff, desc >> 15 };
+	struct model_place event = {desc & 0x7fff, desc >> 15};
 
 	return wants(r, flags == 1, event, flags != 2, from, to);
 }
 
 bool model_wants_call(const struct model_ring *r, struct model_place from, struct model_place to)
 {
-	struct model_place event = { 0 };
+	struct model_place event = {0};
 
 	if (r->packed)
 		return wants_packed(r, r->driver, from, to);
@@ -100,7 +101,7 @@ bool model_wants_call(const struct model_ring *r, struct model_place from, struc
 
 bool model_wants_kick(const struct model_ring *r, struct model_place from, struct model_place to)
 {
-	struct model_place event = { 0 };
+	struct model_place event = {0};
 
 	if (r->packed)
 		return wants_packed(r, r->device, from, to);
@@ -112,10 +113,10 @@ bool model_wants_kick(const struct model_ring *r, struct model_place from, struc
 
 void model_device_init(struct model_device *d, const struct model_ring *r, uint32_t base)
 {
-	*d = (struct model_device){ .r = *r, .expect = -1 };
+	*d = (struct model_device){.r = *r, .expect = -1};
 	if (r->packed) {
-		d->avail = (struct model_place){ base & 0x7fff, base >> 15 & 1 };
-		d->used = (struct model_place){ base >> 16 & 0x7fff, base >> 31 };
+		d->avail = (struct model_place){base & 0x7fff, base >> 15 & 1};
+		d->used = (struct model_place){base >> 16 & 0x7fff, base >> 31};
 	} else {
 		d->avail.index = base & 0xffff;
 		d->used.index = get16(r->device + 2);
@@ -143,7 +144,7 @@ static void add_piece(struct model_chain *c, const unsigned char *desc, unsigned
 {
 	if (c->out + c->in == MODEL_PIECES)
 		die("chain too long");
-	c->piece[c->out + c->in] = (struct model_piece){ get64(desc), get32(desc + 8) };
+	c->piece[c->out + c->in] = (struct model_piece){get64(desc), get32(desc + 8)};
 	if (flags & WRITE)
 		c->in++;
 	else if (c->in)
@@ -265,7 +266,7 @@ void model_device_events(struct model_device *d, bool on)
 
 void model_driver_init(struct model_driver *d, const struct model_ring *r, uint64_t tables)
 {
-	*d = (struct model_driver){ .r = *r, .free = r->num, .tables = tables };
+	*d = (struct model_driver){.r = *r, .free = r->num, .tables = tables};
 	if (r->packed)
 		d->avail.wrap = d->used.wrap = d->published.wrap = true;
 	d->busy = calloc(r->num, 1);
@@ -329,7 +330,7 @@ static struct model_piece put_table(struct model_driver *d, const struct model_c
 			flags |= NEXT;
 		put_desc(d, at(&d->r, gpa) + 16 * i, c->piece[i], flags, d->r.packed || i + 1 == n ? 0 : i + 1);
 	}
-	return (struct model_piece){ gpa, 16 * n };
+	return (struct model_piece){gpa, 16 * n};
 }
 
 bool model_driver_add(struct model_driver *d, const struct model_chain *c, bool indirect, int request)

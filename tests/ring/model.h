@@ -52,17 +52,17 @@ struct model_used {
 struct model_driver {
 	struct model_ring r;
 	struct model_place avail, used, published;
-	unsigned int next;	/* where to look for a free descriptor or id */
-	unsigned int free;	/* descriptors free */
-	unsigned char *busy;	/* by descriptor (split) or id (packed) */
+	unsigned int next;   /* where to look for a free descriptor or id */
+	unsigned int free;   /* descriptors free */
+	unsigned char *busy; /* by descriptor (split) or id (packed) */
 	struct model_owner {
 		int request;
 		unsigned int slots;
 		unsigned short descs[MODEL_PIECES];
-	} *owner;		/* by head or id */
+	} * owner; /* by head or id */
 	unsigned int first_slot, first_flags;
 	bool first_pending;
-	uint64_t tables;	/* guest address of num tables of MODEL_PIECES entries; 0: no indirect descriptors */
+	uint64_t tables; /* guest address of num tables of MODEL_PIECES entries; 0: no indirect descriptors */
 };
 
 void model_device_init(struct model_device *d, const struct model_ring *r, uint32_t base);

@@ -51,8 +51,9 @@ static uint16_t some_flags(uint64_t *seed)
 /* One descriptor somewhere: in the ring, or in the buffers, where tables are looked for. */
 static void scribble_desc(uint64_t *seed)
 {
-	size_t n = r.o.num, at = rig_below(seed, 2) ? rig_below(seed, (uint32_t)n) * 16 :
-						      r.buffers + rig_below(seed, (uint32_t)(r.size - r.buffers) / 16) * 16;
+	size_t n = r.o.num, at = rig_below(seed, 2)
+				     ? rig_below(seed, (uint32_t)n) * 16
+				     : r.buffers + rig_below(seed, (uint32_t)(r.size - r.buffers) / 16) * 16;
 	unsigned char *d = r.drv + at;
 	unsigned int flags_at = r.o.packed ? 14 : 12, other_at = r.o.packed ? 12 : 14;
 
@@ -80,7 +81,8 @@ static void scribble_index(uint64_t *seed)
 
 	if (r.o.packed)
 		return;
-	ring_store16(&a->ring[rig_below(seed, r.o.num)], (uint16_t)rig_below(seed, r.o.num + (rig_below(seed, 50) == 0)));
+	ring_store16(&a->ring[rig_below(seed, r.o.num)],
+		     (uint16_t)rig_below(seed, r.o.num + (rig_below(seed, 50) == 0)));
 	ring_store16(&a->idx, (uint16_t)(idx + rig_below(seed, rig_below(seed, 100) ? 3 : 65536)));
 	if (!rig_below(seed, 4)) {
 		ring_store16(&u->idx, (uint16_t)(used + rig_below(seed, 2)));
@@ -166,7 +168,7 @@ static void driver_life(uint64_t *seed)
 	memset(outstanding, 0, sizeof(outstanding));
 	rig_new_dq(&r);
 	for (unsigned int calls = 0; calls < 200 && !sl_dq_broken(r.dq); calls++) {
-		struct sl_dq_buf b = { rig_buf(&r, 0), 64 };
+		struct sl_dq_buf b = {rig_buf(&r, 0), 64};
 		unsigned int i = rig_below(seed, 256);
 		unsigned char *p;
 		uint32_t len;
@@ -218,8 +220,13 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		seconds = atof(argv[1]);
 	for (unsigned int i = 0; i < 8; i++) {
-		struct rig_options o = { .num = i & 2 ? 64 : 8, .packed = i & 1, .indirect = true, .event_idx = i & 2,
-					 .buffers = 8192, .one_byte = i & 2 ? 100 : 0, .region = (i & 4) && (i & 2) };
+		struct rig_options o = {.num = i & 2 ? 64 : 8,
+					.packed = i & 1,
+					.indirect = true,
+					.event_idx = i & 2,
+					.buffers = 8192,
+					.one_byte = i & 2 ? 100 : 0,
+					.region = (i & 4) && (i & 2)};
 
 		race(o, (i & 6) == 4);
 	}

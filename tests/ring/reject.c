@@ -17,7 +17,7 @@ static struct rig r;
 
 static void open_rig(bool packed, uint16_t num)
 {
-	struct rig_options o = { .num = num, .packed = packed, .indirect = true, .buffers = 1 << 16 };
+	struct rig_options o = {.num = num, .packed = packed, .indirect = true, .buffers = 1 << 16};
 
 	rig_open(&r, &o);
 	REQUIRE(rig_start(&r));
@@ -27,13 +27,13 @@ static void open_rig(bool packed, uint16_t num)
 
 static void desc(unsigned int i, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
 {
-	rig_desc(&r)[i] = (struct wire_desc){ addr, len, flags, next };
+	rig_desc(&r)[i] = (struct wire_desc){addr, len, flags, next};
 }
 
 /* A descriptor that is available in the first round. */
 static void pdesc(unsigned int i, uint64_t addr, uint32_t len, uint16_t flags, uint16_t id)
 {
-	rig_pdesc(&r)[i] = (struct wire_pdesc){ addr, len, id, flags | WIRE_F_AVAIL };
+	rig_pdesc(&r)[i] = (struct wire_pdesc){addr, len, id, flags | WIRE_F_AVAIL};
 }
 
 static void offer(uint16_t head)
@@ -76,7 +76,7 @@ static void accepts(unsigned int out, unsigned int in)
 static uint64_t table(size_t off, const struct wire_desc *d, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++) {
-		struct wire_pdesc p = { d[i].addr, d[i].len, d[i].next, d[i].flags };
+		struct wire_pdesc p = {d[i].addr, d[i].len, d[i].next, d[i].flags};
 
 		memcpy(rig_drv(&r, rig_buf(&r, off)) + 16 * i, r.o.packed ? (const void *)&p : &d[i], 16);
 	}
@@ -105,7 +105,7 @@ static void offer_one(uint64_t at, uint32_t len, uint16_t flags)
 }
 
 #define BOTH(packed) for (unsigned int packed = 0; packed < 2; packed++)
-#define B0 rig_buf(&r, 0)
+#define B0	     rig_buf(&r, 0)
 
 /* ---- chains ---- */
 
@@ -136,7 +136,7 @@ static void a02_circular_chain(void)
 
 static void a02_circular_table(void)
 {
-	struct wire_desc d[] = { { 0, 1, WIRE_F_NEXT, 1 }, { 0, 1, WIRE_F_NEXT, 0 } };
+	struct wire_desc d[] = {{0, 1, WIRE_F_NEXT, 1}, {0, 1, WIRE_F_NEXT, 0}};
 
 	open_rig(false, 8);
 	d[0].addr = d[1].addr = B0;
@@ -178,8 +178,9 @@ static void a38_packed_more_than_the_ring_holds(void)
 
 static void a04_buffer_crosses_regions(void)
 {
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096, .one_byte = 4 };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096, .one_byte = 4};
 		uint64_t end;
 
 		rig_open(&r, &o);
@@ -196,9 +197,10 @@ static void a04_buffer_crosses_regions(void)
 
 static void a04_table_crosses_regions(void)
 {
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .indirect = true, .buffers = 4096, .one_byte = 40 };
-		struct wire_desc d[] = { { 0, 1, WIRE_F_NEXT, 1 }, { 0, 1, WIRE_F_NEXT, 2 }, { 0, 1, WIRE_F_WRITE, 0 } };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .indirect = true, .buffers = 4096, .one_byte = 40};
+		struct wire_desc d[] = {{0, 1, WIRE_F_NEXT, 1}, {0, 1, WIRE_F_NEXT, 2}, {0, 1, WIRE_F_WRITE, 0}};
 
 		rig_open(&r, &o);
 		REQUIRE(rig_start(&r));
@@ -210,8 +212,9 @@ static void a04_table_crosses_regions(void)
 
 static void a05_table_half_outside(void)
 {
-	BOTH(packed) {
-		struct wire_desc d[] = { { 0, 1, WIRE_F_NEXT, 1 } };
+	BOTH(packed)
+	{
+		struct wire_desc d[] = {{0, 1, WIRE_F_NEXT, 1}};
 
 		open_rig(packed, 8);
 		d[0].addr = B0;
@@ -222,7 +225,8 @@ static void a05_table_half_outside(void)
 
 static void a07_length_0_needs_no_address(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_one(~0ULL, 0, 0);
 		accepts(0, 0);
@@ -244,20 +248,21 @@ static void a14_total_over_4_gib(void)
 	unsigned int n;
 	struct sl_err err;
 
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		struct sl_mem *mem;
 
 		open_rig(packed, 8);
 		have = sl_mem_regions(r.mem, &n);
 		reg[0] = *have;
 		/* never touched, only translated */
-		reg[1] = (struct sl_mem_region){ .gpa = 1ULL << 40, .size = 1ULL << 33, .hva = r.dev, .access = 3 };
+		reg[1] = (struct sl_mem_region){.gpa = 1ULL << 40, .size = 1ULL << 33, .hva = r.dev, .access = 3};
 		mem = sl_mem_new(reg, 2, &err);
 		REQUIRE(mem);
 		CHECK_EQ(sl_vq_set_mem(r.vq, mem), 0);
 		sl_mem_put(mem);
-		d[0] = (struct wire_desc){ 1ULL << 40, 1U << 31, WIRE_F_NEXT, 1 };
-		d[1] = (struct wire_desc){ 1ULL << 40, 1U << 31, 0, 0 };
+		d[0] = (struct wire_desc){1ULL << 40, 1U << 31, WIRE_F_NEXT, 1};
+		d[1] = (struct wire_desc){1ULL << 40, 1U << 31, 0, 0};
 		offer_table(table(0, d, 2), 32);
 		breaks_with("a descriptor chain is longer than 4 GiB");
 	}
@@ -265,8 +270,9 @@ static void a14_total_over_4_gib(void)
 
 static void a16_table_at_odd_address(void)
 {
-	BOTH(packed) {
-		struct wire_desc d[] = { { 0, 5, WIRE_F_NEXT, 1 }, { 0, 7, WIRE_F_WRITE, 0 } };
+	BOTH(packed)
+	{
+		struct wire_desc d[] = {{0, 5, WIRE_F_NEXT, 1}, {0, 7, WIRE_F_WRITE, 0}};
 
 		open_rig(packed, 8);
 		d[0].addr = d[1].addr = B0;
@@ -279,7 +285,7 @@ static void a16_table_at_odd_address(void)
 
 static void a17_largest_ring_over_the_index_wrap(void)
 {
-	struct rig_options o = { .num = 32768, .buffers = 4096 };
+	struct rig_options o = {.num = 32768, .buffers = 4096};
 	struct sl_chain c;
 
 	rig_open(&r, &o);
@@ -311,7 +317,7 @@ static void a19_avail_garbage(void)
 
 static void a21_next_beyond_odd_table(void)
 {
-	struct wire_desc d[] = { { 0, 1, WIRE_F_NEXT, 1 }, { 0, 1, WIRE_F_NEXT, 3 }, { 0, 1, 0, 0 } };
+	struct wire_desc d[] = {{0, 1, WIRE_F_NEXT, 1}, {0, 1, WIRE_F_NEXT, 3}, {0, 1, 0, 0}};
 
 	open_rig(false, 8);
 	d[0].addr = d[1].addr = B0;
@@ -321,12 +327,13 @@ static void a21_next_beyond_odd_table(void)
 
 static void a22_many_of_length_0(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		struct wire_desc d[9];
 
 		open_rig(packed, 8);
 		for (unsigned int i = 0; i < 9; i++)
-			d[i] = (struct wire_desc){ B0, 0, i < 8 ? WIRE_F_NEXT : 0, (uint16_t)(i + 1) };
+			d[i] = (struct wire_desc){B0, 0, i < 8 ? WIRE_F_NEXT : 0, (uint16_t)(i + 1)};
 		offer_table(table(256, d, 9), 144);
 		breaks_with("a descriptor chain is longer than the queue");
 	}
@@ -348,8 +355,9 @@ static void a24_head_beyond(void)
 
 static void a24_table_in_table(void)
 {
-	BOTH(packed) {
-		struct wire_desc d[] = { { 0, 16, WIRE_F_INDIRECT, 0 } };
+	BOTH(packed)
+	{
+		struct wire_desc d[] = {{0, 16, WIRE_F_INDIRECT, 0}};
 
 		open_rig(packed, 8);
 		d[0].addr = B0;
@@ -360,7 +368,8 @@ static void a24_table_in_table(void)
 
 static void a24_table_outside_memory(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_table(0x1000, 16);
 		breaks_with("an indirect table lies outside guest memory");
@@ -400,7 +409,7 @@ static void a26_packed_id_in_flight(void)
 
 static void refused(struct sl_vq_config cfg, const char *what)
 {
-	struct sl_err err = { 0 };
+	struct sl_err err = {0};
 
 	errno = 0;
 	CHECK(!sl_vq_new(&cfg, r.mem, &err));
@@ -412,8 +421,9 @@ static void refused(struct sl_vq_config cfg, const char *what)
 
 static void a28_ring_over_two_regions(void)
 {
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096, .one_byte = 64 };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096, .one_byte = 64};
 		struct sl_vq_config cfg;
 
 		rig_open(&r, &o);
@@ -434,10 +444,11 @@ static void a28_ring_over_two_regions(void)
 
 static void a28_bad_sizes(void)
 {
-	static const uint16_t bad[] = { 0, 3, 32769, 65535 };
+	static const uint16_t bad[] = {0, 3, 32769, 65535};
 
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096 };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096};
 
 		rig_open(&r, &o);
 		for (unsigned int i = 0; i < 4; i++) {
@@ -453,8 +464,9 @@ static void a28_bad_sizes(void)
 
 static void misaligned_rings(void)
 {
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096 };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096};
 		struct sl_vq_config cfg;
 
 		rig_open(&r, &o);
@@ -473,8 +485,8 @@ static void misaligned_rings(void)
 
 static void packed_bad_base(void)
 {
-	static const uint32_t bad[] = { 0x80088000, 0x80008008, 0x80018000, 0x00008001 };
-	struct rig_options o = { .num = 8, .packed = true, .buffers = 4096 };
+	static const uint32_t bad[] = {0x80088000, 0x80008008, 0x80018000, 0x00008001};
+	struct rig_options o = {.num = 8, .packed = true, .buffers = 4096};
 
 	rig_open(&r, &o);
 	for (unsigned int i = 0; i < 4; i++) {
@@ -486,7 +498,8 @@ static void packed_bad_base(void)
 
 static void a39_buffer_nowhere(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_one(1ULL << 50, 0xffffffff, WIRE_F_WRITE);
 		breaks_with("a descriptor points outside guest memory");
@@ -495,7 +508,8 @@ static void a39_buffer_nowhere(void)
 
 static void address_and_length_wrap(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_one(~0ULL - 7, 64, 0);
 		breaks_with("a descriptor's address and length wrap");
@@ -507,7 +521,8 @@ static void address_and_length_wrap(void)
 
 static void write_to_read_only_memory(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		struct sl_mem_region reg[2];
 		const struct sl_mem_region *have;
 		struct sl_mem *mem;
@@ -516,7 +531,7 @@ static void write_to_read_only_memory(void)
 		open_rig(packed, 8);
 		have = sl_mem_regions(r.mem, &n);
 		reg[0] = *have;
-		reg[1] = (struct sl_mem_region){ .gpa = 1 << 30, .size = 4096, .hva = r.dev, .access = SL_MEM_READ };
+		reg[1] = (struct sl_mem_region){.gpa = 1 << 30, .size = 4096, .hva = r.dev, .access = SL_MEM_READ};
 		mem = sl_mem_new(reg, 2, NULL);
 		CHECK_EQ(sl_vq_set_mem(r.vq, mem), 0);
 		sl_mem_put(mem);
@@ -529,15 +544,16 @@ static void write_to_read_only_memory(void)
 static void too_many_pieces(void)
 {
 	for (unsigned int i = 0; i < 4; i++) {
-		struct rig_options o = { .num = 256, .packed = i & 1, .indirect = true, .buffers = 8192, .one_byte = 400 };
+		struct rig_options o = {
+		    .num = 256, .packed = i & 1, .indirect = true, .buffers = 8192, .one_byte = 400};
 		unsigned int n = i & 2 ? 164 : 160;
 		struct wire_desc d[164];
 
 		rig_open(&r, &o);
 		REQUIRE(rig_start(&r));
 		for (unsigned int k = 0; k < n; k++)
-			d[k] = (struct wire_desc){ RIG_GPA + r.size - 400, 400,
-						   WIRE_F_WRITE | (k + 1 < n ? WIRE_F_NEXT : 0), (uint16_t)(k + 1) };
+			d[k] = (struct wire_desc){RIG_GPA + r.size - 400, 400,
+						  WIRE_F_WRITE | (k + 1 < n ? WIRE_F_NEXT : 0), (uint16_t)(k + 1)};
 		offer_table(table(0, d, n), 16 * n);
 		if (i & 2)
 			breaks_with("a chain falls into too many pieces of guest memory");
@@ -554,7 +570,7 @@ static void a42_crafted_flags(void)
 
 		open_rig(true, 3);
 		for (unsigned int i = 0; i < 3; i++)
-			rig_pdesc(&r)[i] = (struct wire_pdesc){ B0, 1, (uint16_t)i, (uint16_t)(f * (i + 1)) };
+			rig_pdesc(&r)[i] = (struct wire_pdesc){B0, 1, (uint16_t)i, (uint16_t)(f * (i + 1))};
 		for (unsigned int i = 0; i < 4 && sl_vq_pop(r.vq, &c) == 1; i++)
 			CHECK(c.slots >= 1 && c.slots <= 3);
 		CHECK(sl_vq_inflight(r.vq) <= 3);
@@ -564,7 +580,8 @@ static void a42_crafted_flags(void)
 
 static void a43_table_of_length_0(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_table(B0, 0);
 		breaks_with("an indirect table's length is 0 or no multiple of 16");
@@ -576,7 +593,8 @@ static void a43_table_of_length_0(void)
 
 static void a48_last_byte_of_memory(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_one(RIG_GPA + r.size - 1, 1, 0);
 		accepts(1, 0);
@@ -591,8 +609,9 @@ static void a48_last_byte_of_memory(void)
 
 static void indirect_not_negotiated(void)
 {
-	BOTH(packed) {
-		struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096 };
+	BOTH(packed)
+	{
+		struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096};
 
 		rig_open(&r, &o);
 		REQUIRE(rig_start(&r));
@@ -603,7 +622,8 @@ static void indirect_not_negotiated(void)
 
 static void indirect_with_next(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		open_rig(packed, 8);
 		offer_one(B0, 16, WIRE_F_INDIRECT | WIRE_F_NEXT);
 		breaks_with("an indirect descriptor has a next one");
@@ -613,7 +633,7 @@ static void indirect_with_next(void)
 /* Split: a table may end a chain (2.7.5.3.2). Packed: it may not (2.8.7). */
 static void indirect_ends_a_chain(void)
 {
-	struct wire_desc d[] = { { 0, 1, WIRE_F_NEXT, 1 }, { 0, 1, WIRE_F_WRITE, 0 } };
+	struct wire_desc d[] = {{0, 1, WIRE_F_NEXT, 1}, {0, 1, WIRE_F_WRITE, 0}};
 
 	open_rig(false, 8);
 	d[0].addr = d[1].addr = B0;
@@ -629,8 +649,9 @@ static void indirect_ends_a_chain(void)
 
 static void readable_after_writable(void)
 {
-	BOTH(packed) {
-		struct wire_desc d[] = { { 0, 1, WIRE_F_WRITE | WIRE_F_NEXT, 1 }, { 0, 1, 0, 0 } };
+	BOTH(packed)
+	{
+		struct wire_desc d[] = {{0, 1, WIRE_F_WRITE | WIRE_F_NEXT, 1}, {0, 1, 0, 0}};
 
 		open_rig(packed, 8);
 		d[0].addr = d[1].addr = B0;
@@ -661,7 +682,8 @@ static void packed_list_longer_than_ring(void)
 
 static void set_mem_without_ring(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		struct sl_chain c;
 		struct sl_mem *mem = sl_mem_new(NULL, 0, NULL);
 
@@ -678,7 +700,8 @@ static void set_mem_without_ring(void)
 /* Chains in flight keep the snapshot they came from, also the second and third. */
 static void set_mem_in_flight(void)
 {
-	BOTH(packed) {
+	BOTH(packed)
+	{
 		struct sl_chain c[3];
 
 		open_rig(packed, 8);
@@ -729,10 +752,13 @@ static bool dirty(const uint8_t *bits, uint64_t gpa)
 /* A46: logging, switched on with the chain in flight; tables, zero lengths, and cursors that are used up. */
 static void a46_dirty_log(void)
 {
-	BOTH(packed) {
-		struct wire_desc d[] = { { 0, 100, WIRE_F_NEXT, 1 },		    { 0, 0, WIRE_F_NEXT | WIRE_F_WRITE, 2 },
-					 { 0, 8192, WIRE_F_NEXT | WIRE_F_WRITE, 3 }, { 0, 0, WIRE_F_NEXT | WIRE_F_WRITE, 4 },
-					 { 0, 10, WIRE_F_WRITE, 0 } };
+	BOTH(packed)
+	{
+		struct wire_desc d[] = {{0, 100, WIRE_F_NEXT, 1},
+					{0, 0, WIRE_F_NEXT | WIRE_F_WRITE, 2},
+					{0, 8192, WIRE_F_NEXT | WIRE_F_WRITE, 3},
+					{0, 0, WIRE_F_NEXT | WIRE_F_WRITE, 4},
+					{0, 10, WIRE_F_WRITE, 0}};
 		struct sl_dirty_log *log;
 		struct sl_mapping *m;
 		struct sl_chain c;
@@ -772,11 +798,11 @@ static void a46_dirty_log(void)
 
 static void open_dq(bool packed, bool in_order)
 {
-	struct rig_options o = { .num = 8, .packed = packed, .in_order = in_order, .buffers = 4096 };
+	struct rig_options o = {.num = 8, .packed = packed, .in_order = in_order, .buffers = 4096};
 
 	rig_open(&r, &o);
 	for (unsigned int i = 0; i < 2; i++) {
-		struct sl_dq_buf b = { B0, 4 };
+		struct sl_dq_buf b = {B0, 4};
 
 		REQUIRE(sl_dq_add(r.dq, NULL, 0, &b, 1, &r));
 	}
@@ -785,7 +811,7 @@ static void open_dq(bool packed, bool in_order)
 
 static void dq_breaks_with(const char *why)
 {
-	struct sl_dq_buf b = { B0, 4 };
+	struct sl_dq_buf b = {B0, 4};
 
 	while (sl_dq_get(r.dq, NULL))
 		;
@@ -798,7 +824,7 @@ static void dq_breaks_with(const char *why)
 
 static void dq_id_not_outstanding(void)
 {
-	static const uint32_t ids[] = { 5, 8, 0xffff, 0x10000, 0xffffffff };
+	static const uint32_t ids[] = {5, 8, 0xffff, 0x10000, 0xffffffff};
 
 	for (unsigned int i = 0; i < 5; i++) {
 		open_dq(false, false);
@@ -853,7 +879,7 @@ static void dq_bad_config(void)
 {
 	static alignas(4096) unsigned char ring[16384];
 	static alignas(16) unsigned char state[4096];
-	struct sl_dq_config good = { .num = 8, .ring = ring, .state = state }, bad = good;
+	struct sl_dq_config good = {.num = 8, .ring = ring, .state = state}, bad = good;
 
 	CHECK(sl_dq_init(&good));
 	bad.num = 0;
@@ -880,7 +906,7 @@ static void dq_bad_config(void)
 
 static void open_region(bool packed)
 {
-	struct rig_options o = { .num = 8, .packed = packed, .buffers = 4096, .region = true };
+	struct rig_options o = {.num = 8, .packed = packed, .buffers = 4096, .region = true};
 
 	rig_open(&r, &o);
 	REQUIRE(rig_start(&r));
@@ -1075,58 +1101,61 @@ static void b13_random_regions(void)
 	}
 }
 
-#define CASE(f) { #f, f }
+#define CASE(f)       \
+	{             \
+#f, f \
+	}
 static const struct t_case cases[] = {
-	CASE(a01_next_is_itself),
-	CASE(a02_next_beyond_table),
-	CASE(a02_circular_chain),
-	CASE(a02_circular_table),
-	CASE(a03_more_than_the_ring_holds),
-	CASE(a38_packed_more_than_the_ring_holds),
-	CASE(a04_buffer_crosses_regions),
-	CASE(a04_table_crosses_regions),
-	CASE(a05_table_half_outside),
-	CASE(a07_length_0_needs_no_address),
-	CASE(a13_avail_jump),
-	CASE(a14_total_over_4_gib),
-	CASE(a16_table_at_odd_address),
-	CASE(a17_largest_ring_over_the_index_wrap),
-	CASE(a19_avail_garbage),
-	CASE(a21_next_beyond_odd_table),
-	CASE(a22_many_of_length_0),
-	CASE(a23_packed_id_beyond),
-	CASE(a24_head_beyond),
-	CASE(a24_table_in_table),
-	CASE(a24_table_outside_memory),
-	CASE(a26_head_in_flight),
-	CASE(a26_packed_id_in_flight),
-	CASE(a28_ring_over_two_regions),
-	CASE(a28_bad_sizes),
-	CASE(misaligned_rings),
-	CASE(packed_bad_base),
-	CASE(a39_buffer_nowhere),
-	CASE(address_and_length_wrap),
-	CASE(write_to_read_only_memory),
-	CASE(too_many_pieces),
-	CASE(a42_crafted_flags),
-	CASE(a43_table_of_length_0),
-	CASE(a48_last_byte_of_memory),
-	CASE(indirect_not_negotiated),
-	CASE(indirect_with_next),
-	CASE(indirect_ends_a_chain),
-	CASE(readable_after_writable),
-	CASE(packed_list_longer_than_ring),
-	CASE(set_mem_without_ring),
-	CASE(set_mem_in_flight),
-	CASE(a46_dirty_log),
-	CASE(dq_id_not_outstanding),
-	CASE(dq_length_too_long),
-	CASE(dq_index_jumps),
-	CASE(dq_batch_too_short),
-	CASE(dq_used_twice),
-	CASE(dq_bad_config),
-	CASE(b13_lying_split_region),
-	CASE(b14_lying_packed_region),
-	CASE(b13_random_regions),
+    CASE(a01_next_is_itself),
+    CASE(a02_next_beyond_table),
+    CASE(a02_circular_chain),
+    CASE(a02_circular_table),
+    CASE(a03_more_than_the_ring_holds),
+    CASE(a38_packed_more_than_the_ring_holds),
+    CASE(a04_buffer_crosses_regions),
+    CASE(a04_table_crosses_regions),
+    CASE(a05_table_half_outside),
+    CASE(a07_length_0_needs_no_address),
+    CASE(a13_avail_jump),
+    CASE(a14_total_over_4_gib),
+    CASE(a16_table_at_odd_address),
+    CASE(a17_largest_ring_over_the_index_wrap),
+    CASE(a19_avail_garbage),
+    CASE(a21_next_beyond_odd_table),
+    CASE(a22_many_of_length_0),
+    CASE(a23_packed_id_beyond),
+    CASE(a24_head_beyond),
+    CASE(a24_table_in_table),
+    CASE(a24_table_outside_memory),
+    CASE(a26_head_in_flight),
+    CASE(a26_packed_id_in_flight),
+    CASE(a28_ring_over_two_regions),
+    CASE(a28_bad_sizes),
+    CASE(misaligned_rings),
+    CASE(packed_bad_base),
+    CASE(a39_buffer_nowhere),
+    CASE(address_and_length_wrap),
+    CASE(write_to_read_only_memory),
+    CASE(too_many_pieces),
+    CASE(a42_crafted_flags),
+    CASE(a43_table_of_length_0),
+    CASE(a48_last_byte_of_memory),
+    CASE(indirect_not_negotiated),
+    CASE(indirect_with_next),
+    CASE(indirect_ends_a_chain),
+    CASE(readable_after_writable),
+    CASE(packed_list_longer_than_ring),
+    CASE(set_mem_without_ring),
+    CASE(set_mem_in_flight),
+    CASE(a46_dirty_log),
+    CASE(dq_id_not_outstanding),
+    CASE(dq_length_too_long),
+    CASE(dq_index_jumps),
+    CASE(dq_batch_too_short),
+    CASE(dq_used_twice),
+    CASE(dq_bad_config),
+    CASE(b13_lying_split_region),
+    CASE(b14_lying_packed_region),
+    CASE(b13_random_regions),
 };
 T_MAIN(cases)

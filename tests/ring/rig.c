@@ -23,12 +23,12 @@ static void make_map(struct rig *r)
 {
 	unsigned int n = r->o.one_byte, i;
 	struct sl_mem_region *reg = calloc(n + 1, sizeof(*reg));
-	struct sl_err err = { 0 };
+	struct sl_err err = {0};
 
 	if (!reg)
 		die("calloc");
-	reg[0] = (struct sl_mem_region){ .gpa = RIG_GPA, .size = r->size - n, .uva = RIG_GPA, .hva = r->dev,
-					 .access = SL_MEM_READ | SL_MEM_WRITE };
+	reg[0] = (struct sl_mem_region){
+	    .gpa = RIG_GPA, .size = r->size - n, .uva = RIG_GPA, .hva = r->dev, .access = SL_MEM_READ | SL_MEM_WRITE};
 	for (i = 1; i <= n; i++) {
 		reg[i] = reg[0];
 		reg[i].size = 1;
@@ -66,9 +66,15 @@ void rig_open(struct rig *r, const struct rig_options *o)
 	if (!r->state || (o->region && !r->region))
 		die("alloc");
 	r->cfg = (struct sl_vq_config){
-		.num = o->num, .packed = o->packed, .event_idx = o->event_idx, .indirect = o->indirect,
-		.in_order = o->in_order, .desc = RIG_GPA + r->at.desc, .driver = RIG_GPA + r->at.driver,
-		.device = RIG_GPA + r->at.device, .inflight = r->region,
+	    .num = o->num,
+	    .packed = o->packed,
+	    .event_idx = o->event_idx,
+	    .indirect = o->indirect,
+	    .in_order = o->in_order,
+	    .desc = RIG_GPA + r->at.desc,
+	    .driver = RIG_GPA + r->at.driver,
+	    .device = RIG_GPA + r->at.device,
+	    .inflight = r->region,
 	};
 	rig_new_dq(r);
 }
@@ -76,11 +82,17 @@ void rig_open(struct rig *r, const struct rig_options *o)
 void rig_new_dq(struct rig *r)
 {
 	struct sl_dq_config cfg = {
-		.num = r->o.num, .packed = r->o.packed, .event_idx = r->o.event_idx, .indirect = r->o.indirect,
-		.in_order = r->o.in_order, .ring = r->drv, .state = r->state,
-		.indirect_tables = r->o.indirect_max ? r->drv + r->tables : NULL,
-		.indirect_gpa = RIG_GPA + r->tables, .indirect_max = r->o.indirect_max,
-		.indirect_min = r->o.indirect_min,
+	    .num = r->o.num,
+	    .packed = r->o.packed,
+	    .event_idx = r->o.event_idx,
+	    .indirect = r->o.indirect,
+	    .in_order = r->o.in_order,
+	    .ring = r->drv,
+	    .state = r->state,
+	    .indirect_tables = r->o.indirect_max ? r->drv + r->tables : NULL,
+	    .indirect_gpa = RIG_GPA + r->tables,
+	    .indirect_max = r->o.indirect_max,
+	    .indirect_min = r->o.indirect_min,
 	};
 
 	for (size_t i = 0; i < r->at.size; i += 8) /* a racing writer may be at work */
@@ -95,7 +107,7 @@ void rig_new_dq(struct rig *r)
 
 struct sl_vq *rig_start(struct rig *r)
 {
-	struct sl_err err = { 0 };
+	struct sl_err err = {0};
 
 	r->vq = sl_vq_new(&r->cfg, r->mem, &err);
 	return r->vq;

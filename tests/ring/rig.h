@@ -41,7 +41,7 @@ struct rig_options {
 struct rig {
 	struct rig_options o;
 	struct sl_dq_layout at;
-	unsigned char *drv, *dev; /* the two mappings */
+	unsigned char *drv, *dev;     /* the two mappings */
 	size_t size, tables, buffers; /* bytes; offsets of tables and buffers */
 	struct sl_mem *mem;
 	struct sl_vq_config cfg;

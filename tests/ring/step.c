@@ -38,7 +38,7 @@ static struct {
 	struct step_req *req;
 	struct fifo idle, added, visible, popped, staged, used;
 	struct model_place drv_place, dev_place; /* published by the driver, by the device */
-	int *held; /* popped and not pushed */
+	int *held;				 /* popped and not pushed */
 	unsigned int held_n;
 	uint64_t seed;
 	unsigned long steps, chains;
@@ -77,10 +77,15 @@ static void advance(struct model_place *p, unsigned int n)
 
 static struct model_ring view(unsigned char *mem)
 {
-	return (struct model_ring){ .num = s.r.o.num, .packed = s.r.o.packed, .event_idx = s.r.o.event_idx,
-				    .in_order = s.r.o.in_order, .desc = mem + s.r.at.desc,
-				    .driver = mem + s.r.at.driver, .device = mem + s.r.at.device, .guest = mem,
-				    .guest_base = RIG_GPA };
+	return (struct model_ring){.num = s.r.o.num,
+				   .packed = s.r.o.packed,
+				   .event_idx = s.r.o.event_idx,
+				   .in_order = s.r.o.in_order,
+				   .desc = mem + s.r.at.desc,
+				   .driver = mem + s.r.at.driver,
+				   .device = mem + s.r.at.device,
+				   .guest = mem,
+				   .guest_base = RIG_GPA};
 }
 
 /* ---- driver steps ---- */
@@ -109,7 +114,7 @@ static bool add(int i)
 	q->in_len = 0;
 	q->pushed = false;
 	for (unsigned int k = 0; k < n; k++) {
-		b[k] = (struct sl_dq_buf){ q->want.piece[k].addr, q->want.piece[k].len };
+		b[k] = (struct sl_dq_buf){q->want.piece[k].addr, q->want.piece[k].len};
 		q->in_len += k < q->want.out ? 0 : b[k].len;
 	}
 	if (s.kind & DRIVER_FAST)
@@ -247,7 +252,7 @@ static void device_pops(void)
 				q->want.slots = c->slots;
 			}
 		} else {
-			struct model_chain c = { 0 };
+			struct model_chain c = {0};
 
 			got = model_device_pop(&s.mdev, &c);
 			if (got && q) {
@@ -312,7 +317,7 @@ static void device_publishes(void)
 	for (unsigned int k = 0; k < n; k++) {
 		int i = get(&s.staged);
 
-		u[k] = (struct model_used){ s.req[i].want.id, s.req[i].want.slots, s.req[i].len };
+		u[k] = (struct model_used){s.req[i].want.id, s.req[i].want.slots, s.req[i].len};
 		advance(&s.dev_place, slots_of(i));
 		if (batch && k + 1 < n)
 			s.req[i].len = s.req[i].in_len; /* skipped ones count as used completely */
@@ -359,8 +364,8 @@ static void device_restarts(void)
 /* ---- run ---- */
 
 static void (*const actions[])(void) = {
-	driver_adds, driver_publishes, driver_gets, driver_events, device_pops,
-	device_pushes, device_publishes, device_events, device_restarts,
+    driver_adds,   driver_publishes, driver_gets,   driver_events,   device_pops,
+    device_pushes, device_publishes, device_events, device_restarts,
 };
 
 static void *array(size_t n, size_t size)
@@ -373,7 +378,7 @@ static void *array(size_t n, size_t size)
 
 static void run(const struct rig_options *o, unsigned int kind, unsigned long steps)
 {
-	struct fifo *fifos[] = { &s.idle, &s.added, &s.visible, &s.popped, &s.staged, &s.used };
+	struct fifo *fifos[] = {&s.idle, &s.added, &s.visible, &s.popped, &s.staged, &s.used};
 	unsigned int n = o->num;
 	struct model_ring drv, dev;
 
@@ -384,10 +389,10 @@ static void run(const struct rig_options *o, unsigned int kind, unsigned long st
 	s.held = array(n, sizeof(*s.held));
 	s.held_n = 0;
 	for (unsigned int i = 0; i < 6; i++)
-		*fifos[i] = (struct fifo){ array(n, sizeof(int)), 0, 0, n };
+		*fifos[i] = (struct fifo){array(n, sizeof(int)), 0, 0, n};
 	for (unsigned int i = 0; i < n; i++)
 		put(&s.idle, (int)i);
-	s.drv_place = s.dev_place = (struct model_place){ 0, o->packed };
+	s.drv_place = s.dev_place = (struct model_place){0, o->packed};
 	drv = view(s.r.drv);
 	dev = view(s.r.dev);
 	model_driver_init(&s.mdrv, &drv, RIG_GPA + s.r.tables);
@@ -406,8 +411,8 @@ static void run(const struct rig_options *o, unsigned int kind, unsigned long st
 	CHECK(!s.device_fast || !sl_vq_broken(s.r.vq));
 	CHECK(!sl_dq_broken(s.r.dq));
 	if (t_failures) {
-		printf("num %u packed %d event_idx %d indirect %d in_order %d kind %u\n", o->num, o->packed, o->event_idx,
-		       o->indirect, o->in_order, kind);
+		printf("num %u packed %d event_idx %d indirect %d in_order %d kind %u\n", o->num, o->packed,
+		       o->event_idx, o->indirect, o->in_order, kind);
 		exit(1);
 	}
 	model_driver_free(&s.mdrv);
@@ -425,12 +430,12 @@ static void compare_events(void)
 		for (unsigned int v = 0; v < 4 * num * num * (num + 1); v++) {
 			unsigned int off = v % num, from = v / num % num, count = v / num / num % (num + 1);
 			bool wrap = v / num / num / (num + 1) & 1, event_wrap = v / num / num / (num + 1) & 2;
-			unsigned char area[4] = { (unsigned char)off, event_wrap ? 0x80 : 0, 2, 0 };
-			struct model_ring r = { .num = num, .packed = true, .event_idx = true, .driver = area };
-			struct model_place a = { from, wrap }, b = a;
+			unsigned char area[4] = {(unsigned char)off, event_wrap ? 0x80 : 0, 2, 0};
+			struct model_ring r = {.num = num, .packed = true, .event_idx = true, .driver = area};
+			struct model_place a = {from, wrap}, b = a;
 			uint32_t word = WIRE_EVENT(off, event_wrap, WIRE_EVENT_DESC);
 
-			s.r.o = (struct rig_options){ .num = (uint16_t)num, .packed = true };
+			s.r.o = (struct rig_options){.num = (uint16_t)num, .packed = true};
 			advance(&b, count);
 			CHECK_EQ(wire_need_event_packed(word, true, (uint16_t)num, (uint16_t)b.index, b.wrap,
 							(uint16_t)count),
@@ -441,7 +446,7 @@ static void compare_events(void)
 
 int main(int argc, char **argv)
 {
-	static const uint16_t sizes[] = { 1, 2, 3, 7, 8, 256, 32768 };
+	static const uint16_t sizes[] = {1, 2, 3, 7, 8, 256, 32768};
 	double factor = argc > 1 ? atof(argv[1]) : 1;
 	unsigned long runs = 0;
 
@@ -450,9 +455,13 @@ int main(int argc, char **argv)
 	compare_events();
 	for (unsigned int v = 0; v < 7 * 32 * 3; v++) {
 		unsigned int flags = v % 32;
-		struct rig_options o = { .num = sizes[v / 32 % 7], .packed = flags & 1, .event_idx = flags & 2,
-					 .indirect = flags & 4, .in_order = flags & 8, .one_byte = flags & 16 ? 300 : 0,
-					 .buffers = 1000 };
+		struct rig_options o = {.num = sizes[v / 32 % 7],
+					.packed = flags & 1,
+					.event_idx = flags & 2,
+					.indirect = flags & 4,
+					.in_order = flags & 8,
+					.one_byte = flags & 16 ? 300 : 0,
+					.buffers = 1000};
 
 		if (!o.packed && o.num & (o.num - 1))
 			continue;

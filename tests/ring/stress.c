@@ -16,7 +16,7 @@
 #include "t.h"
 
 #define HANG_MS 20000
-#define BUF 16
+#define BUF	16
 
 static struct rig r;
 static int kick_fd, call_fd;
@@ -24,7 +24,7 @@ static unsigned int total = 200000, sleeps[2], wakes[2];
 
 static void wait_on(int fd, unsigned int who)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct pollfd p = {.fd = fd, .events = POLLIN};
 	uint64_t n;
 
 	sleeps[who]++;
@@ -84,7 +84,7 @@ static void driver(void)
 		sl_dq_disarm(r.dq);
 		while (sent < total && burst--) {
 			size_t at = (size_t)(sent % (2 * slots)) * BUF;
-			struct sl_dq_buf b[2] = { { rig_buf(&r, at), 4 }, { rig_buf(&r, at + 8), 4 } };
+			struct sl_dq_buf b[2] = {{rig_buf(&r, at), 4}, {rig_buf(&r, at + 8), 4}};
 
 			p = (unsigned int *)(void *)rig_drv(&r, b[0].addr);
 			*p = sent;
@@ -113,8 +113,12 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		total = (unsigned int)atoi(argv[1]);
 	for (unsigned int i = 0; i < 16; i++) {
-		struct rig_options o = { .packed = i & 1, .event_idx = i & 2, .in_order = i & 4, .num = i & 8 ? 4 : 64,
-					 .buffers = 2 * 64 * BUF, .one_mapping = true };
+		struct rig_options o = {.packed = i & 1,
+					.event_idx = i & 2,
+					.in_order = i & 4,
+					.num = i & 8 ? 4 : 64,
+					.buffers = 2 * 64 * BUF,
+					.one_mapping = true};
 		pthread_t th;
 
 		memset(sleeps, 0, sizeof(sleeps));
@@ -127,7 +131,8 @@ int main(int argc, char **argv)
 		REQUIRE(!pthread_create(&th, NULL, device, NULL));
 		driver();
 		pthread_join(th, NULL);
-		printf("packed %d event_idx %d in_order %d num %u: driver slept %u, kicked %u; device slept %u, called %u\n",
+		printf("packed %d event_idx %d in_order %d num %u: driver slept %u, kicked %u; device slept %u, called "
+		       "%u\n",
 		       o.packed, o.event_idx, o.in_order, o.num, sleeps[0], wakes[0], sleeps[1], wakes[1]);
 		close(kick_fd);
 		close(call_fd);
