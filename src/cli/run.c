@@ -20,7 +20,7 @@ static const char help_text[] =
 	"  --append TEXT  more words for the kernel's command line\n"
 	"  --memory SIZE  guest memory, a multiple of 1M [512M]\n"
 	"  --cpus N       guest CPUs [1]\n"
-	"  --engine NAME  what runs the guest's instructions: auto, qemu, uml [auto]\n"
+	"  --engine NAME  what runs the guest's instructions: auto, kvm, qemu, uml [auto]\n"
 	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...; see `sluice devices`.\n"
 	"                 TYPE,socket=PATH is a device that another process serves\n\n"
 	"  The guest's serial console is this terminal; Ctrl-C ends the run.\n\n"

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* engine.h - the seam between a machine and what runs its guest's instructions.
  *
- * An engine is another program (QEMU, User-mode Linux), started by its table's
- * start(). It reaches every device over vhost-user: at a connected descriptor
- * or at a socket's path, as the engine prefers. The machine owns the devices,
- * the console and the child; the engine knows the program's command line and
- * what its end means.
+ * An engine may be another program (QEMU, User-mode Linux), started by its
+ * table's start(). It reaches every device over vhost-user: at a connected
+ * descriptor or at a socket's path, as the engine prefers. The machine owns the
+ * devices, the console and the child; the engine knows the program's command
+ * line and what its end means.
+ *
+ * Or it runs the guest in this process (KVM): then it has end() and wait(), and
+ * there is no child.
  */
 #ifndef MACHINE_ENGINE_H
 #define MACHINE_ENGINE_H
@@ -30,6 +33,11 @@ struct machine_place {
 	bool packed;
 };
 
+/** struct machine_link - the key that says how a guest reaches a device of this process; @mmio: enum, 0 pci, 1 mmio */
+struct machine_link {
+	unsigned int mmio;
+};
+
 /**
  * struct machine_device - one device of a machine
  * @spec:   how the person wrote it; the strings of the others point into it
@@ -37,6 +45,7 @@ struct machine_place {
  * @served: the device, when this process serves it; else NULL
  * @server: its transport, made by the engine's start(); NULL when another process serves it
  * @place:  what the engine is to tell the guest's side
+ * @link:   the transport, where that is the engine's
  */
 struct machine_device {
 	struct spec spec;
@@ -44,11 +53,13 @@ struct machine_device {
 	struct served_device *served;
 	struct sl_vhost_user_server *server;
 	struct machine_place place;
+	struct machine_link link;
 };
 
 /**
  * struct machine - all of it
- * @priv: the engine's own, from start() to finish()
+ * @ended: readable once the guest has ended, when that is not the child's end; else -1
+ * @priv:  the engine's own, from start() to finish()
  */
 struct machine {
 	const struct machine_options *options;
@@ -56,6 +67,7 @@ struct machine {
 	struct sl_loop *control;
 	struct machine_device *devices;
 	struct child child;
+	int ended;
 	void *priv;
 };
 
@@ -63,22 +75,28 @@ struct machine {
  * struct engine - a way to run a guest
  * @hosts:   can its guest be given a device with this virtio id?
  * @check:   is its program there, is the kernel one for it, can it do what the options ask? 0 or -errno
+ * @links:   it has transports of its own, so that a device may say transport=
  * @start:   make the devices' servers, start @m->child with @console as its standard input and
- *           output; 0 or -errno. @console is closed by the caller
- * @verdict: the child is gone with this status (see child_wait()): NULL when the guest switched
+ *           output, or set @m->ended; 0 or -errno. @console is closed by the caller
+ * @end:     tell the guest to end; @m->ended follows. NULL: the child is told
+ * @wait:    after @m->ended or end(): wait for it; a status for verdict(). NULL: the child's, see child_wait()
+ * @verdict: the guest is gone with this status: NULL when the guest switched
  *           itself off, else why it ended. The text may lie in @buf
  * @finish:  give back what start() made, but for the servers; also after start() failed
  */
 struct engine {
 	const char *name;
+	bool links;
 	bool (*hosts)(uint16_t id);
 	int (*check)(const struct machine_options *o, struct sl_err *err);
 	int (*start)(struct machine *m, int console, struct sl_err *err);
+	void (*end)(struct machine *m);
+	int (*wait)(struct machine *m);
 	const char *(*verdict)(struct machine *m, int status, char *buf, size_t len);
 	void (*finish)(struct machine *m);
 };
 
-extern const struct engine engine_qemu, engine_uml;
+extern const struct engine engine_kvm, engine_qemu, engine_uml;
 
 /** machine_in_path() - is there a program of this name? */
 bool machine_in_path(const char *program);

@@ -22,8 +22,9 @@
 
 #include "machine/console.h"
 #include "machine/engine.h"
+#include "machine/kvm_probe.h"
 
-static const struct engine *const engines[] = {&engine_qemu, &engine_uml};
+static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engine_uml};
 #define NUM_ENGINES (sizeof(engines) / sizeof(engines[0]))
 
 /**
@@ -31,6 +32,7 @@ static const struct engine *const engines[] = {&engine_qemu, &engine_uml};
  * @signals:  SIGINT, SIGTERM, SIGHUP as a descriptor
  * @signal:   the one that came first, 0: none
  * @stopping: servers that are still draining
+ * @choice:   what "auto" chose and why; empty: nothing
  */
 struct run {
 	struct machine m;
@@ -39,30 +41,53 @@ struct run {
 	int signals, signal;
 	sigset_t old_mask;
 	unsigned int stopping;
+	char choice[600];
 };
 
 const char *const *machine_engines(void)
 {
-	static const char *const names[] = {"auto", "qemu", "uml", NULL};
+	static const char *const names[] = {"auto", "kvm", "qemu", "uml", NULL};
 
 	return names;
 }
 
-static const struct engine *find_engine(const char *name, struct sl_err *err)
+/* KVM where it runs guests at hardware speed and has all that is asked for; else QEMU. @why, for the person. */
+static const struct engine *choose_engine(const struct machine_options *o, char *why, size_t len)
 {
-	const char *near;
+	struct sl_err err = {0};
+	uint64_t rate = 0;
+	int ret;
 
-	if (!strcmp(name, "auto")) /* until there is an engine of ours to prefer */
-		return &engine_qemu;
+	for (unsigned int i = 0; i < o->num_devices; i++)
+		if (strstr(o->devices[i], ",socket=")) {
+			snprintf(why, len, "engine qemu: the guest's CPU is QEMU's TCG; a device lives in another process");
+			return &engine_qemu;
+		}
+	ret = kvm_probe(&rate, &err);
+	if (!ret && rate >= KVM_PROBE_FAST) {
+		snprintf(why, len, "engine kvm: /dev/kvm runs at hardware speed");
+		return &engine_kvm;
+	}
+	if (ret)
+		snprintf(why, len, "engine qemu: the guest's CPU is QEMU's TCG; %s", err.text);
+	else
+		snprintf(why, len, "engine qemu: the guest's CPU is QEMU's TCG; /dev/kvm is no hardware here: "
+			 "%.1f million instructions a second", (double)rate / 1e6);
+	return &engine_qemu;
+}
+
+static const struct engine *find_engine(struct run *r, struct sl_err *err)
+{
+	const char *name = r->m.options->engine, *near;
+
+	if (!strcmp(name, "auto"))
+		return choose_engine(r->m.options, r->choice, sizeof(r->choice));
 	for (unsigned int i = 0; i < NUM_ENGINES; i++)
 		if (!strcmp(engines[i]->name, name))
 			return engines[i];
 	near = opt_nearest(name, machine_engines());
-	if (!strcmp(name, "kvm"))
-		sl_err_set(err, ENOSYS, "--engine kvm: this build has no kvm engine; use qemu or uml");
-	else
-		sl_err_set(err, EINVAL, "--engine %s: no such engine%s%s%s", name, near ? "; did you mean " : "",
-			   near ? near : "", near ? "?" : ": auto, qemu or uml");
+	sl_err_set(err, EINVAL, "--engine %s: no such engine%s%s%s", name, near ? "; did you mean " : "", near ? near : "",
+		   near ? "?" : ": auto, kvm, qemu or uml");
 	return NULL;
 }
 
@@ -137,6 +162,23 @@ static int open_remote(struct machine_device *d, struct sl_err *err)
 	return 0;
 }
 
+static const char *const transports[] = {"pci", "mmio", NULL};
+static const struct opt_def link_defs[] = {
+	{"transport", OPT_ENUM, offsetof(struct machine_link, mmio), "pci", .values = transports,
+	 .help = "how the guest of engine kvm reaches the device"},
+	{NULL},
+};
+static const struct opt_table link_table = {"run", link_defs};
+
+/* The key transport=, which only some engines have; it is none of the device's. */
+static int apply_link(const struct engine *e, struct machine_device *d, struct sl_err *err)
+{
+	if (!e->links && spec_has(&d->spec, "transport"))
+		return sl_err_set(err, ENOTSUP, "%s: transport: engine %s has its own; engine kvm takes it", d->spec.type,
+				  e->name);
+	return opts_apply(&link_table, &d->spec, &d->link, err);
+}
+
 static int open_local(struct machine_device *d, const struct device_env *env, struct sl_err *err)
 {
 	errno = 0;
@@ -157,6 +199,8 @@ static int open_device(struct machine *m, struct machine_device *d, const struct
 	const struct engine *engine = m->engine;
 	int ret = spec_parse(&d->spec, text, err);
 
+	if (!ret)
+		ret = apply_link(engine, d, err);
 	if (!ret)
 		ret = spec_has(&d->spec, "socket") ? open_remote(d, err) : open_local(d, env, err);
 	if (ret || engine->hosts(d->type->id))
@@ -213,6 +257,14 @@ static void stop_servers(struct run *r)
 
 /* ---- the run ---- */
 
+static void tell_to_end(struct machine *m)
+{
+	if (m->engine->end)
+		m->engine->end(m);
+	else
+		child_end(&m->child);
+}
+
 static void on_signal(void *arg, uint32_t events)
 {
 	struct run *r = arg;
@@ -225,7 +277,7 @@ static void on_signal(void *arg, uint32_t events)
 		return;
 	r->signal = (int)info.ssi_signo;
 	console_restore(&r->console);
-	child_end(&r->m.child);
+	tell_to_end(&r->m);
 	sigprocmask(SIG_SETMASK, &r->old_mask, NULL); /* whoever cannot wait sends another one */
 }
 
@@ -258,7 +310,7 @@ static void give_back_signals(struct run *r)
 	close(r->signals);
 }
 
-/* Turn the loop until the child is gone; 0 or 1, the exit status. */
+/* Turn the loop until the guest is gone; 0 or 1, the exit status. */
 static int run_guest(struct run *r, int console)
 {
 	struct machine *m = &r->m;
@@ -271,13 +323,13 @@ static int run_guest(struct run *r, int console)
 	ret = console_start(&r->console, m->control, console);
 	if (!ret) {
 		sl_watch_add(m->control, &r->signal_watch, r->signals, EPOLLIN);
-		sl_watch_add(m->control, &r->child_watch, m->child.pidfd, EPOLLIN);
+		sl_watch_add(m->control, &r->child_watch, m->ended >= 0 ? m->ended : m->child.pidfd, EPOLLIN);
 		sl_loop_run(m->control);
 		sl_watch_del(&r->child_watch);
 		sl_watch_del(&r->signal_watch);
 	}
-	child_end(&m->child);
-	status = child_wait(&m->child);
+	tell_to_end(m);
+	status = m->engine->wait ? m->engine->wait(m) : child_wait(&m->child);
 	if (ret) {
 		sl_log(SL_LOG_ERROR, "run: console: %s", strerror(-ret));
 		return 1;
@@ -301,8 +353,8 @@ static int run_machine(struct run *r, const struct device_env *env, struct sl_er
 	if (!ret && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console))
 		ret = sl_err_set(err, errno, "console: %s", strerror(errno));
 	if (!ret) {
-		if (!strcmp(m->options->engine, "auto"))
-			sl_log(SL_LOG_INFO, "run: engine qemu: the guest's CPU is QEMU's TCG (no kvm engine in this build)");
+		if (r->choice[0])
+			sl_log(SL_LOG_INFO, "run: %s", r->choice);
 		ret = m->engine->start(m, console[1], err);
 		close(console[1]);
 		if (!ret)
@@ -317,10 +369,10 @@ static int run_machine(struct run *r, const struct device_env *env, struct sl_er
 
 int machine_run(const struct machine_options *o, const struct device_env *env, struct sl_err *err)
 {
-	struct run r = {.m.options = o, .m.control = env->control};
+	struct run r = {.m.options = o, .m.control = env->control, .m.ended = -1};
 	int ret;
 
-	r.m.engine = find_engine(o->engine, err);
+	r.m.engine = find_engine(&r, err);
 	if (!r.m.engine)
 		return -EINVAL;
 	ret = r.m.engine->check(o, err);
