@@ -43,11 +43,16 @@ struct vblk_info {
 	bool read_only, flush, writeback, write_zeroes_unmap;
 };
 
-/** struct vblk - a device */
+/**
+ * struct vblk - a device
+ * @features: what was agreed on
+ * @inflight: set by the caller once its link has an inflight region, see vblk_restart()
+ */
 struct vblk {
 	struct sl_link *link;
-	struct sl_features features; /* what was agreed on */
+	struct sl_features features;
 	struct vblk_info info;
+	bool inflight;
 };
 
 /**
@@ -76,6 +81,11 @@ struct vblk_tag {
 
 /**
  * struct vblk_queue - a queue
+ * @slots, @slots_addr: one for each request, here and for the device
+ * @tags:    one for each slot
+ * @free:    first free tag; @num: none
+ * @dirty:   something was offered since the last commit
+ * @setup:   what the link is told
  * @commits: vblk_commit() calls that published something
  * @kicks:   how many of them had to kick
  */
@@ -85,8 +95,8 @@ struct vblk_queue {
 	struct vblk_slot *slots;
 	struct vblk_tag *tags;
 	uint64_t slots_addr;
-	uint32_t free; /* first free tag; num: none */
-	bool dirty;    /* something added since the last commit */
+	uint32_t free;
+	bool dirty;
 	uint16_t index, num;
 	struct sl_link_queue setup;
 	uint64_t commits, kicks;
@@ -123,7 +133,9 @@ int vblk_stop(struct vblk *b, struct vblk_queue *queues, unsigned int n, struct 
  * vblk_restart() - the device side died: go on with its next incarnation
  *
  * The caller has taken everything that vblk_poll() gives. What is left
- * outstanding is done by the new incarnation when an inflight region is set.
+ * outstanding is done by the new incarnation, which learns of it from the
+ * inflight region. Without one nobody knows what the old incarnation had done
+ * out of order, so then -ENOTSUP with anything outstanding.
  */
 int vblk_restart(struct vblk *b, struct vblk_queue *queues, unsigned int n, struct sl_err *err);
 

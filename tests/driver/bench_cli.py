@@ -92,12 +92,12 @@ def endings(directory):
             time.sleep(0.01)
         args = [SLUICE, "bench", "blk", "--socket-path", path, "--seconds", "30"]
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
-            time.sleep(0.5)
+            time.sleep(1)
             bench.send_signal(signal.SIGINT)
             out, err = bench.communicate(timeout=20)
             check("SIGINT ends early with results", bench.returncode == 0 and "IOPS" in out and not err, out, err)
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
-            time.sleep(0.5)
+            time.sleep(1)
             server.kill()
             out, err = bench.communicate(timeout=20)
             check("the back-end is killed: results, one line, status 1", bench.returncode == 1 and "IOPS" in out and

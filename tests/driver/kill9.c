@@ -166,6 +166,7 @@ static void set_up(void)
 	    k.link->ops->inflight_get(k.link, QUEUES, RING, &k.inflight, &err) ||
 	    k.link->ops->inflight_set(k.link, &k.inflight, &err))
 		die("set-up", err.text);
+	k.blk.inflight = true;
 	for (unsigned int i = 0; i < QUEUES; i++) {
 		p = sl_dma_alloc(&k.dma, vblk_queue_shared_size(&k.blk, RING), 4096, &addr);
 		private = aligned_alloc(64, (vblk_queue_private_size(RING) + 63) & ~(size_t)63);

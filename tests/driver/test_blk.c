@@ -528,6 +528,25 @@ static void test_random_requests(void)
 	for_each_way(MEMORY, random_requests);
 }
 
+/* B31: going on from the ring alone would skip and repeat requests. */
+static void test_restart_without_inflight(void)
+{
+	const struct way w = { .link = DIRECT };
+	struct sl_err err = { 0 };
+	struct sl_dq_buf block;
+	struct bed b;
+
+	bed_open(&b, &w, MEMORY);
+	block = at(&b, 0, 4096);
+	REQUIRE(vblk_read(&b.q[1], 0, &block, 1, &b));
+	CHECK_EQ(vblk_restart(&b.blk, b.q, QUEUES, &err), -ENOTSUP);
+	CHECK(strstr(err.text, "no inflight region"));
+	b.blk.inflight = true;
+	CHECK_EQ(vblk_restart(&b.blk, b.q, QUEUES, &err), -ENOTSUP);
+	CHECK(strstr(err.text, "cannot reconnect"));
+	bed_close(&b);
+}
+
 /* What the caller may not ask for. */
 static void test_bad_queues(void)
 {
@@ -554,6 +573,7 @@ static const struct t_case cases[] = {
 	{ "leave", test_leave },
 	{ "failing_writes", test_failing_writes },
 	{ "read_only", test_read_only },
+	{ "B31_restart_without_inflight", test_restart_without_inflight },
 	{ "random_requests", test_random_requests },
 	{ "bad_queues", test_bad_queues },
 };

@@ -629,7 +629,7 @@ static void test_reconnect(void)
 {
 	struct sockaddr_un addr = { 0 };
 	struct acceptor a = { .fake = fake_new(), .listener = listen_at(&addr) };
-	struct sl_link_vhost_user_config cfg = { .path = addr.sun_path, .timeout_ms = 1000 };
+	struct sl_link_vhost_user_config cfg = { .path = addr.sun_path, .timeout_ms = 3000 };
 	struct fake *first = a.fake, *second, *third;
 	struct sl_link_queue q = ring();
 	struct talk t = { .inflight.fd = -1 };
