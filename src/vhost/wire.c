@@ -238,13 +238,8 @@ static int recv_some(int sock, struct vu_rx *rx, struct vu_msg *m)
 
 int vu_recv(int sock, struct vu_rx *rx, struct vu_msg *m)
 {
-	int r;
+	int r = recv_some(sock, rx, m);
 
-	if (!rx->have)
-		m->nfds = 0;
-	r = recv_some(sock, rx, m);
-	if (r == -EWOULDBLOCK)
-		r = -EAGAIN;
 	if (r < 0 && r != -EAGAIN) {
 		vu_msg_close_fds(m);
 		rx->have = 0;
@@ -285,7 +280,7 @@ int vu_send(int sock, const struct vu_msg *m, uint32_t *sent)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+			return -errno;
 		*sent += (uint32_t)n;
 	}
 	return 1;

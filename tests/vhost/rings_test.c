@@ -423,6 +423,8 @@ static void inband(void)
 		CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 0);
 		CHECK(fe_done(&f, 1) != NULL);
 		CHECK(fe_told_once(&f, VU_BACKEND_VRING_CALL, 1));
+		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
+		CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0)); /* and the call is not told again */
 	}
 	/* stopped, an in-band kick starts it again: it cannot be an old one */
 	CHECK_EQ(fe_get_base(&f, 1), 3);
@@ -438,6 +440,11 @@ static void inband(void)
 	while (m.h.request == VU_BACKEND_VRING_CALL || m.h.request == VU_BACKEND_CONFIG_CHANGE_MSG);
 	CHECK_EQ(m.h.request, VU_BACKEND_VRING_ERR);
 	CHECK_EQ(m.p.state.index, 1);
+	bed_run(&b);
+	while (!vu_recv_wait(f.channel, &m, 0))
+		CHECK(m.h.request != VU_BACKEND_VRING_ERR);
+	sl_device_config_update(b.dev, 0, "z", 1);
+	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
 	ring.index = BED_QUEUES;
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 1);
 	down();

@@ -209,6 +209,11 @@ static void channel_not_read(void)
 	CHECK(!sl_loop_step(b.loop, 0));
 	sl_device_config_update(b.dev, 0, "c", 1);
 	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	/* replaced while full */
+	for (int i = 0; i < 5000; i++)
+		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
+	fe_open_channel(&f);
+	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
 	/* gone while full */
 	for (int i = 0; i < 5000; i++)
 		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
