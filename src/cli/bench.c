@@ -44,5 +44,6 @@ int cmd_bench(int argc, char **argv)
 	}
 	near = opt_nearest(argv[1], names);
 	return near ? cmd_usage("bench", "%s: nothing of this name to measure; did you mean '%s'?", argv[1], near)
-		    : cmd_usage("bench", "%s: nothing of this name to measure; `sluice bench --help` lists all", argv[1]);
+		    : cmd_usage("bench", "%s: nothing of this name to measure; `sluice bench --help` lists all",
+				argv[1]);
 }

@@ -163,8 +163,8 @@ static int check_plan(struct bench *b, struct sl_err *err)
 				  info->size_max);
 	p->blocks = info->capacity / p->block_size;
 	if (p->blocks < (uint64_t)p->depth * p->queues)
-		return sl_err_set(err, EINVAL, "%s: %" PRIu64 " bytes are too small for %u requests of %u bytes", where(b),
-				  info->capacity, p->depth * p->queues, p->block_size);
+		return sl_err_set(err, EINVAL, "%s: %" PRIu64 " bytes are too small for %u requests of %u bytes",
+				  where(b), info->capacity, p->depth * p->queues, p->block_size);
 	if (info->read_only && p->op != BENCH_READ && p->op != BENCH_RANDREAD)
 		return sl_err_set(err, EROFS, "--op %s: %s is read-only", op_names[p->op], where(b));
 	return 0;
@@ -371,7 +371,9 @@ static int run(struct bench *b, struct sl_err *err)
 	for (n = 0; n < b->plan.queues; n++) {
 		struct runner *r = &runners[n];
 
-		*r = (struct runner){ .worker = &b->workers[n], .loop = b->loop, .wake = { .fn = wake_main, .arg = r } };
+		*r = (struct runner){ .worker = &b->workers[n],
+				      .loop = b->loop,
+				      .wake = { .fn = wake_main, .arg = r } };
 		ret = pthread_create(&r->thread, NULL, run_worker, r);
 		if (ret)
 			break;
@@ -455,8 +457,8 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 	const struct bench_plan *p = &b->plan;
 	const struct histogram *h = r->latency;
 
-	printf("%s: %s, %u bytes, depth %u, %u queue%s, %s, %s ring, %.2f s\n", where(b), op_names[p->op], p->block_size,
-	       p->depth, p->queues, p->queues == 1 ? "" : "s", p->interrupt ? "interrupt" : "poll",
+	printf("%s: %s, %u bytes, depth %u, %u queue%s, %s, %s ring, %.2f s\n", where(b), op_names[p->op],
+	       p->block_size, p->depth, p->queues, p->queues == 1 ? "" : "s", p->interrupt ? "interrupt" : "poll",
 	       b->packed ? "packed" : "split", r->seconds);
 	printf("  IOPS      %.0f\n", r->iops);
 	printf("  bandwidth %.1f MiB/s\n", r->iops * p->block_size / (1 << 20));
@@ -477,8 +479,8 @@ static void print_text(const struct bench *b, const struct bench_result *r)
 
 static json_t *json_cpu(const struct bench_result *r, const struct cpu_time *t)
 {
-	return json_pack("{s:f, s:f, s:f}", "total", per_io(r, t->user + t->system), "user", per_io(r, t->user), "system",
-			 per_io(r, t->system));
+	return json_pack("{s:f, s:f, s:f}", "total", per_io(r, t->user + t->system), "user", per_io(r, t->user),
+			 "system", per_io(r, t->system));
 }
 
 static void print_json(const struct bench *b, const struct bench_result *r)
@@ -489,14 +491,14 @@ static void print_json(const struct bench *b, const struct bench_result *r)
 				    (json_int_t)histogram_at(h, 50), "p90", (json_int_t)histogram_at(h, 90), "p99",
 				    (json_int_t)histogram_at(h, 99), "p99.9", (json_int_t)histogram_at(h, 99.9), "max",
 				    (json_int_t)h->max, "mean", h->count ? (double)h->sum / (double)h->count : 0.0);
-	json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:o}",
-				 "device", where(b), "op", op_names[p->op], "block_size", (int)p->block_size, "depth",
-				 (int)p->depth, "queues", (int)p->queues, "completions", p->interrupt ? "interrupt" : "poll",
-				 "ring", b->packed ? "packed" : "split", "seconds", r->seconds, "requests",
-				 (json_int_t)r->done, "errors", (json_int_t)r->errors, "differences",
-				 (json_int_t)r->mismatches, "iops", r->iops, "bytes_per_second", r->iops * p->block_size,
-				 "latency_ns", latency, "kicks_per_io", per_io(r, r->kicks), "calls_per_io",
-				 per_io(r, r->calls), "frontend_cpu_ns_per_io", json_cpu(r, &r->front));
+	json_t *root = json_pack(
+		"{s:s, s:s, s:i, s:i, s:i, s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:o}", "device",
+		where(b), "op", op_names[p->op], "block_size", (int)p->block_size, "depth", (int)p->depth, "queues",
+		(int)p->queues, "completions", p->interrupt ? "interrupt" : "poll", "ring",
+		b->packed ? "packed" : "split", "seconds", r->seconds, "requests", (json_int_t)r->done, "errors",
+		(json_int_t)r->errors, "differences", (json_int_t)r->mismatches, "iops", r->iops, "bytes_per_second",
+		r->iops * p->block_size, "latency_ns", latency, "kicks_per_io", per_io(r, r->kicks), "calls_per_io",
+		per_io(r, r->calls), "frontend_cpu_ns_per_io", json_cpu(r, &r->front));
 
 	if (b->pid)
 		json_object_set_new(root, "backend_cpu_ns_per_io", json_cpu(r, &r->back));
@@ -522,8 +524,8 @@ static int report(struct bench *b)
 	if (b->failure)
 		status = cmd_usage("bench", "%s: %s", where(b), b->failure);
 	else if (r.errors || r.mismatches)
-		status = cmd_usage("bench", "%s: %" PRIu64 " requests failed, %" PRIu64 " blocks differ", where(b), r.errors,
-				   r.mismatches);
+		status = cmd_usage("bench", "%s: %" PRIu64 " requests failed, %" PRIu64 " blocks differ", where(b),
+				   r.errors, r.mismatches);
 	free(r.latency);
 	return status ? EXIT_RUNTIME : 0;
 }
@@ -587,8 +589,12 @@ static int run_bench(struct bench *b)
 
 /* ---- the command line ---- */
 
-enum { O_SOCKET, O_DEVICE, O_OP, O_BS, O_DEPTH, O_QUEUES, O_SECONDS, O_POLL, O_INTERRUPT, O_SPLIT, O_PACKED, O_JSON, O_PID,
-       O_CPU, O_HELP, NUM_OPTIONS };
+/* clang-format off */
+enum {
+	O_SOCKET, O_DEVICE, O_OP, O_BS, O_DEPTH, O_QUEUES, O_SECONDS, O_POLL, O_INTERRUPT, O_SPLIT, O_PACKED, O_JSON,
+	O_PID, O_CPU, O_HELP, NUM_OPTIONS
+};
+/* clang-format on */
 
 static const struct option options[NUM_OPTIONS + 1] = {
 	[O_SOCKET] = { "socket-path", required_argument, NULL, O_SOCKET },

@@ -135,8 +135,9 @@ static int measure(struct ring_plan *p, bool packed, unsigned int depth, json_t 
 	if (ret)
 		return ret;
 	if (!p->json)
-		printf("%-6s  depth %-3u  %u buffer%s  %8.1f ns a chain  %8.2f M chains/s\n", packed ? "packed" : "split",
-		       depth, p->o.buffers, p->o.buffers == 1 ? " " : "s", r.ns, 1e3 / r.ns);
+		printf("%-6s  depth %-3u  %u buffer%s  %8.1f ns a chain  %8.2f M chains/s\n",
+		       packed ? "packed" : "split", depth, p->o.buffers, p->o.buffers == 1 ? " " : "s", r.ns,
+		       1e3 / r.ns);
 	fflush(stdout);
 	return json_array_append_new(results, json_pack("{s:s, s:i, s:i, s:i, s:f, s:I}", "ring",
 							packed ? "packed" : "split", "depth", (int)depth, "buffers",

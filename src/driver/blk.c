@@ -265,7 +265,7 @@ int vblk_restart(struct vblk *b, struct vblk_queue *queues, unsigned int n, stru
 
 	for (unsigned int i = 0; i < n; i++)
 		if (!b->inflight && vblk_outstanding(&queues[i]))
-			return fail(err, ENOTSUP, "virtio-blk: requests are outstanding, and no inflight region tells which were done");
+			return fail(err, ENOTSUP, "virtio-blk: requests are outstanding, but there is no inflight region");
 	if (!b->link->ops->reconnect)
 		return fail(err, ENOTSUP, "virtio-blk: this link cannot reconnect");
 	ret = b->link->ops->reconnect(b->link, err);

@@ -603,7 +603,8 @@ static int send_addresses(struct vu_link *l, unsigned int index, const struct sl
 	m.p.addr.index = index;
 	if (!ring_address(l, q->desc, &m.p.addr.desc) || !ring_address(l, q->driver, &m.p.addr.avail) ||
 	    !ring_address(l, q->device, &m.p.addr.used))
-		return sl_err_set(err, EFAULT, "vhost-user: %s: ring %u is not in the memory of the link", l->name, index);
+		return sl_err_set(err, EFAULT, "vhost-user: %s: ring %u is not in the memory of the link", l->name,
+				  index);
 	return exchange(l, &m, NULL, err);
 }
 
@@ -728,7 +729,7 @@ static int send_inflight(struct vu_link *l, const struct sl_link_inflight *regio
 	struct vu_msg m;
 	int ret = 0;
 
-	/* DPDK makes a queue at the first message that names it, and gives no part of the region to one not made yet. */
+	/* DPDK makes a queue when a message first names it, and gives no part of the region to one not made yet. */
 	for (unsigned int i = 0; i < region->num_queues && !ret; i++)
 		ret = set_state(l, VU_SET_VRING_NUM, i, region->queue_size, err);
 	if (ret)
@@ -763,7 +764,8 @@ static int restore(struct vu_link *l, struct sl_err *err)
 	if (l->accepted & ~l->features)
 		return sl_err_set(err, ENOTSUP, "vhost-user: %s: the back-end came back with fewer features", l->name);
 	if (l->has_inflight && !protocol_has(l, VU_F_INFLIGHT_SHMFD))
-		return sl_err_set(err, ENOTSUP, "vhost-user: %s: the back-end came back without INFLIGHT_SHMFD", l->name);
+		return sl_err_set(err, ENOTSUP, "vhost-user: %s: the back-end came back without INFLIGHT_SHMFD",
+				  l->name);
 	l->status = status;
 	if (protocol_has(l, VU_F_STATUS))
 		ret = set_u64(l, VU_SET_STATUS, status, -1, err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* negotiate.c - what every driver does first and last of its set-up, over any link (virtio 1.4, 3.1.1). Freestanding. */
+/* negotiate.c - what every driver does first and last of its set-up, over any link (virtio 1.4, 3.1.1); freestanding */
 #include <errno.h>
 
 #include <sluice/link.h>

@@ -63,8 +63,8 @@ def bad_options():
 
 
 def results():
-    done = run("blk", "--device", "blk,memory:16M,queues=2", "--queues", "2", "--seconds", "0.3", "--json", "--op", "verify",
-               "--interrupt", "--packed", "--pid", str(os.getpid()))
+    done = run("blk", "--device", "blk,memory:16M,queues=2", "--queues", "2", "--seconds", "0.3", "--json",
+               "--op", "verify", "--interrupt", "--packed", "--pid", str(os.getpid()))
     out = json.loads(done.stdout)
     check("verify: no differences", done.returncode == 0 and out["differences"] == 0 and out["errors"] == 0, out)
     check("verify: says what ran", (out["op"], out["queues"], out["completions"], out["ring"]) ==
@@ -87,7 +87,8 @@ def results():
 
 def endings(directory):
     path = f"{directory}/s"
-    with subprocess.Popen([SLUICE, "serve", "--device", f"blk,null:64M,socket={path}"], stderr=subprocess.DEVNULL) as server:
+    serve = [SLUICE, "serve", "--device", f"blk,null:64M,socket={path}"]
+    with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server:
         while not os.path.exists(path):
             time.sleep(0.01)
         args = [SLUICE, "bench", "blk", "--socket-path", path, "--seconds", "30"]

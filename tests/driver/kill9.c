@@ -271,7 +271,7 @@ static void come_back(void)
 		k.failed_reconnects++;
 		if (++tries > 100)
 			die("reconnect", err.text);
-		/* killed on the way: whatever it had finished by then is taken before the next one is told where to go on */
+		/* Killed on the way: what it had finished is taken before the next one is told where to go on. */
 		while (turn(false))
 			;
 		n = outstanding();

@@ -54,7 +54,8 @@ static inline uint32_t random_upto(struct random_ops *r, uint32_t n)
 /* The data in one to four pieces, whole sectors each but where the device takes any. */
 static inline unsigned int random_pieces(struct random_ops *r, const struct random_lane *l, struct sl_dq_buf *out)
 {
-	uint32_t left = l->n * VBLK_SECTOR, at = 0, most = r->q->blk->info.seg_max < 4 ? r->q->blk->info.seg_max : 4, n = 0;
+	uint32_t most = r->q->blk->info.seg_max < 4 ? r->q->blk->info.seg_max : 4;
+	uint32_t left = l->n * VBLK_SECTOR, at = 0, n = 0;
 
 	while (left && n < most - 1) {
 		uint32_t len = VBLK_SECTOR * (1 + random_upto(r, left / VBLK_SECTOR));

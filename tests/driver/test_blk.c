@@ -229,7 +229,12 @@ static struct sl_dq_buf at(const struct bed *b, uint32_t off, uint32_t len)
 static void for_each_way(const char *text, void (*body)(struct bed *b))
 {
 	for (unsigned int i = 0; i < NUM_LINKS * 8; i++) {
-		struct way w = { .link = (enum link_kind)(i / 8), .packed = i & 1, .event_idx = i & 2, .in_order = i & 4 };
+		struct way w = {
+			.link = (enum link_kind)(i / 8),
+			.packed = i & 1,
+			.event_idx = i & 2,
+			.in_order = i & 4,
+		};
 		unsigned int before = t_failures;
 		struct bed b;
 
@@ -349,6 +354,7 @@ static void test_refused(void)
 static void full(struct bed *b)
 {
 	bool back[QUEUES * RING];
+	size_t at_disk;
 
 	for (unsigned int i = 0; i < 4 * RING; i++) {
 		struct sl_dq_buf block = at(b, i % 64 * 512, 512);
@@ -381,7 +387,8 @@ static void full(struct bed *b)
 				CHECK_EQ(result, 0);
 				CHECK(cookie >= back && cookie < back + QUEUES * RING && !*cookie);
 				*cookie = true;
-				CHECK(pattern_check(b->data + (cookie - back) * 512, 512, (uint64_t)(cookie - back), 7));
+				at_disk = (size_t)(cookie - back);
+				CHECK(pattern_check(b->data + at_disk * 512, 512, at_disk, 7));
 			}
 			CHECK_EQ(vblk_outstanding(&b->q[i]), 0);
 			CHECK(!vblk_poll(&b->q[i], &(int){ 0 }));

@@ -61,8 +61,13 @@ static void talk_close(struct talk *t)
 
 static struct sl_link_queue ring(void)
 {
-	return (struct sl_link_queue){ .num = 64, .desc = ADDR + 0x1000, .driver = ADDR + 0x2000, .device = ADDR + 0x3000,
-				       .base = 5, .kick_fd = -1, .call_fd = -1 };
+	return (struct sl_link_queue){ .num = 64,
+				       .desc = ADDR + 0x1000,
+				       .driver = ADDR + 0x2000,
+				       .device = ADDR + 0x3000,
+				       .base = 5,
+				       .kick_fd = -1,
+				       .call_fd = -1 };
 }
 
 /* Everything a driver does up to the running queue, until a step fails. */
@@ -214,8 +219,10 @@ static void test_every_sin_at_every_request(void)
 /* A refusal is an error of that request only. */
 static void test_refusals(void)
 {
-	static const uint32_t refusable[] = { VU_SET_OWNER,	 VU_SET_FEATURES,  VU_SET_CONFIG,     VU_SET_MEM_TABLE,
-					      VU_SET_VRING_ADDR, VU_SET_VRING_NUM, VU_SET_VRING_KICK, VU_SET_INFLIGHT_FD };
+	static const uint32_t refusable[] = {
+		VU_SET_OWNER,	   VU_SET_FEATURES,  VU_SET_CONFIG,	VU_SET_MEM_TABLE,
+		VU_SET_VRING_ADDR, VU_SET_VRING_NUM, VU_SET_VRING_KICK, VU_SET_INFLIGHT_FD
+	};
 
 	for (unsigned int i = 0; i < sizeof(refusable) / sizeof(refusable[0]); i++) {
 		unsigned int before = count_fds();
