@@ -18,6 +18,7 @@
  */
 #include "machine/kvm_vcpu.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -147,11 +148,12 @@ static int set_lapic(struct cpu *c, struct sl_err *err)
 
 static int set_msrs(struct cpu *c, struct sl_err *err)
 {
-	struct {
+	union {
 		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msrs = {{.nmsrs = 1}, {.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK}};
+		unsigned char room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+	} msrs = {.head = {.nmsrs = 1}};
 
+	msrs.head.entries[0] = (struct kvm_msr_entry){.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK};
 	return ioctl(c->fd, KVM_SET_MSRS, &msrs) == 1 ? 0 : kvm_fail(err, "KVM_SET_MSRS");
 }
 
@@ -348,11 +350,21 @@ static bool told_to_end(const struct cpus *cs)
 	return __atomic_load_n(&cs->end, __ATOMIC_ACQUIRE) != GUEST_RUNS;
 }
 
+/* A thread is gone; the last one says so. */
+static void one_less(struct cpus *cs)
+{
+	const uint64_t one = 1;
+	ssize_t n = sizeof(one);
+
+	if (!__atomic_sub_fetch(&cs->running, 1, __ATOMIC_ACQ_REL))
+		n = write(cs->ended, &one, sizeof(one));
+	assert(n == sizeof(one)); /* a fresh eventfd takes a 1 */
+}
+
 static void *cpu_thread(void *arg)
 {
 	struct cpu *c = arg;
 	struct cpus *cs = c->cpus;
-	const uint64_t one = 1;
 
 	while (!told_to_end(cs)) {
 		if (!ioctl(c->fd, KVM_RUN, 0)) {
@@ -363,8 +375,7 @@ static void *cpu_thread(void *arg)
 			cpus_end(cs, GUEST_FAILED);
 		}
 	}
-	if (!__atomic_sub_fetch(&cs->running, 1, __ATOMIC_ACQ_REL) && write(cs->ended, &one, sizeof(one)) < 0)
-		abort(); /* a fresh eventfd takes a 1 */
+	one_less(cs);
 	return NULL;
 }
 
@@ -391,7 +402,6 @@ static int start_thread(struct cpu *c)
 int cpus_start(struct cpus *c)
 {
 	const struct sigaction kick = {.sa_handler = on_kick};
-	const uint64_t one = 1;
 	int ret = 0;
 
 	sigaction(KICK, &kick, NULL);
@@ -405,8 +415,7 @@ int cpus_start(struct cpus *c)
 	}
 	if (ret || told_to_end(c)) /* by the first ones, who could not kick those that came later */
 		cpus_end(c, GUEST_FAILED);
-	if (!__atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL) && write(c->ended, &one, sizeof(one)) < 0)
-		abort();
+	one_less(c);
 	return ret;
 }
 

@@ -11,6 +11,8 @@
  * is its entry. A live vector's queues call by the descriptor that the engine
  * gave for it; all others end up in raise_vector(), on their data loop, which sends
  * the message, sets the pending bit or raises INTx, as the registers say then.
+ *
+ * More than 800 lines: registers, queues and interrupts of a function share its state and one lock.
  */
 #include "transport/pci.h"
 
