@@ -138,7 +138,8 @@ static void submit_data(struct blk_queue *bq, struct sl_req *r, enum block_op op
 {
 	struct block_req *b = &blk_req_of(r)->b;
 
-	if (data->bytes % SECTOR_SIZE || data->bytes > BLK_MAX_DATA || sector >> (64 - SECTOR_SHIFT)) {
+	/* What is no multiple of 512 bytes, or of the block size, the source's block_submit() refuses. */
+	if (data->bytes > BLK_MAX_DATA || sector >> (64 - SECTOR_SHIFT)) {
 		answer(r, VIRTIO_BLK_S_IOERR);
 		return;
 	}

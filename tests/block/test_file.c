@@ -105,6 +105,45 @@ static void odd_buffers(void)
 	free(before);
 }
 
+/* A file in tmpfs, named by its descriptor. */
+static int memory_file(uint64_t size, char *path, size_t path_size)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	REQUIRE(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+	snprintf(path, path_size, "/proc/self/fd/%d", fd);
+	return fd;
+}
+
+/* A piece of memory that is longer than one call moves, so that the next call goes on inside it. */
+static void longer_than_one_call(void)
+{
+	const uint64_t len = (1ULL << 30) + 64 * MiB, window = 64 * MiB;
+	unsigned char tail[4096], *at;
+	char path[64];
+	int memory = memfd_create("window", MFD_CLOEXEC), fd = memory_file(len, path, sizeof(path));
+	struct bed bed;
+	struct io one;
+
+	fill(tail, sizeof(tail), 6);
+	REQUIRE(pwrite(fd, tail, sizeof(tail), (off_t)(len - sizeof(tail))) == sizeof(tail));
+	/* The same memory again and again: it is the addresses that count. */
+	at = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	REQUIRE(at != MAP_FAILED && memory >= 0 && ftruncate(memory, (off_t)window) == 0);
+	for (uint64_t i = 0; i < len; i += window)
+		REQUIRE(mmap(at + i, window, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory, 0) == at + i);
+	bed_open(&bed, "blk,%s", path);
+	io_submit(&bed, &one, BLOCK_READ, 0, len, at);
+	block_commit(bed.c);
+	CHECK_EQ(io_wait(&bed, &one), 0);
+	CHECK(!memcmp(at + len - sizeof(tail), tail, sizeof(tail)));
+	CHECK(one.one.iov_base == at && one.one.iov_len == len);
+	bed_close(&bed);
+	munmap(at, len);
+	close(memory);
+	close(fd);
+}
+
 /* More than there is room for in the ring, and (unaligned, direct) than there are bounce buffers. */
 static void many_at_once(void)
 {
@@ -182,16 +221,6 @@ static void space_given_back(void)
 	space_on(path, true);
 	REQUIRE(stat(path, &st) == 0);
 	CHECK_EQ(st.st_size, 2 * MiB);
-}
-
-/* A file in tmpfs, named by its descriptor. */
-static int memory_file(uint64_t size, char *path, size_t path_size)
-{
-	int fd = memfd_create("disk", MFD_CLOEXEC);
-
-	REQUIRE(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
-	snprintf(path, path_size, "/proc/self/fd/%d", fd);
-	return fd;
 }
 
 /* tmpfs knows holes but not FALLOC_FL_ZERO_RANGE: zeroes are written. */
@@ -307,6 +336,8 @@ static void fill_the_disk(void)
 	CHECK_EQ(io_wait(&bed, &good), 0);
 	CHECK_EQ(io_wait(&bed, &bad), -ENOSPC);
 	CHECK(!memcmp(a, b, 4096));
+	/* Part of it was written; the caller's list is whole again all the same. */
+	CHECK(bad.one.iov_base == a && bad.one.iov_len == 2 * MiB);
 	/* With room again the same request succeeds. */
 	CHECK_EQ(io(&bed, BLOCK_DISCARD, MiB, 2 * MiB, NULL), 0);
 	CHECK_EQ(io(&bed, BLOCK_WRITE, 4 * MiB, MiB / 2, a), 0);
@@ -351,6 +382,7 @@ static void file_that_shrank(void)
 	io_submit(&bed, &good, BLOCK_READ, MiB - 4096, 4096, b + 8192);
 	block_commit(bed.c);
 	CHECK_EQ(io_wait(&bed, &bad), -EIO);
+	CHECK(bad.one.iov_base == b && bad.one.iov_len == 8192);
 	CHECK_EQ(io_wait(&bed, &good), 0);
 	CHECK_EQ(io(&bed, BLOCK_READ, 2 * MiB - 4096, 4096, b), -EIO);
 
@@ -529,6 +561,7 @@ static void block_device_4k_direct(void)
 static const struct t_case cases[] = {
 	{"data_round_trip", data_round_trip},
 	{"odd_buffers", odd_buffers},
+	{"longer_than_one_call", longer_than_one_call},
 	{"many_at_once", many_at_once},
 	{"space_given_back", space_given_back},
 	{"zeroes_where_fallocate_cannot", zeroes_where_fallocate_cannot},
