@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The command line: what is wrong gets one line and the right exit status, and a server comes and goes as it should.
+
+usage: test_cli.py SLUICE [CASE]...
+"""
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+SLUICE = sys.argv[1]
+MIB = 1 << 20
+BOUND = 30  # seconds, against hangs only
+
+
+def check(cond, what):
+    if not cond:
+        raise AssertionError(what)
+
+
+def sluice(*args, **kwargs):
+    return subprocess.run([SLUICE, *args], capture_output=True, text=True, timeout=BOUND, check=False, **kwargs)
+
+
+def wrong(status, pattern, *args, **kwargs):
+    """The command fails with @status, one line that matches, and no result."""
+    done = sluice(*args, **kwargs)
+    shown = f"sluice {' '.join(args)}: exit status {done.returncode}, says {done.stderr!r}"
+    lines = [line for line in done.stderr.splitlines() if ": listening on " not in line]
+    check(done.returncode == status, f"{shown}; expected {status}")
+    check(len(lines) == 1 and lines[0].startswith("sluice: "), f"{shown}; expected one line")
+    check(re.search(pattern, lines[0]), f"{shown}; expected {pattern}")
+    check(not done.stdout, f"{shown}; and prints {done.stdout!r}")
+
+
+def disk(name, size=MIB, start=b""):
+    with open(name, "wb") as f:
+        f.write(start)
+        f.truncate(size)
+    return name
+
+
+def somebody_else():
+    """How to start a program that may not do everything; None: here it cannot even be started."""
+    if os.geteuid():
+        return {}
+    try:
+        sluice("--version", user=65534)
+        return {"user": 65534}
+    except PermissionError:
+        print("not tested: files that may not be read")
+        return None
+
+
+class Serve:
+    """A server that listens; SIGTERM ends it when the block is left."""
+
+    def __init__(self, *args, sockets=(), **kwargs):
+        words = [SLUICE, "serve"]
+        for device in args:
+            words += ["--device", device]
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **kwargs)
+        deadline = time.monotonic() + BOUND
+        while not all(self.connects(path) for path in sockets):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(f"serve {args}: {self.process.communicate()[1]}")
+            time.sleep(0.02)
+
+    @staticmethod
+    def connects(path):
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(path)
+                return True
+            except OSError:
+                return False
+
+    def end(self, sig=signal.SIGTERM):
+        self.process.send_signal(sig)
+        self.process.communicate(timeout=BOUND)
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            check(self.end() == 0, "serve does not end with 0 after SIGTERM")
+
+
+# ---- wrong command lines ----
+
+def commands():
+    wrong(2, "serv: unknown command; did you mean 'serve'", "serv")
+    wrong(2, "xyzzy: unknown command", "xyzzy")
+    wrong(2, "--devce: unknown option; did you mean '--device'", "serve", "--devce", "x")
+    wrong(2, "--device: needs a value", "serve", "--device")
+    wrong(2, "nothing to serve", "serve")
+    wrong(2, "'more': unexpected", "serve", "--device", "blk,null:1M,socket=s", "more")
+    wrong(2, "--threads 0: wants a number from 1", "serve", "--device", "blk,null:1M,socket=s", "--threads", "0")
+    wrong(2, "foo: unknown device type", "devices", "foo")
+    wrong(2, "--jsn: unknown option; did you mean '--json'", "devices", "--jsn")
+    for args in ["--help"], ["help"], ["run", "--help"], ["serve", "--help"], ["bench", "--help"], \
+                ["bench", "blk", "--help"], ["bench", "ring", "--help"], ["devices", "--help"], ["--version"]:
+        done = sluice(*args)
+        check(done.returncode == 0 and done.stdout and not done.stderr, f"{args}: {done}")
+    done = sluice()
+    check(done.returncode == 2 and done.stderr.startswith("usage: ") and not done.stdout, f"no command: {done}")
+
+
+def specs():
+    wrong(2, "blkk: unknown device type; did you mean 'blk'", "serve", "--device", "blkk,null:1M,socket=s")
+    wrong(2, "unknown key 'sokcet'; did you mean 'socket'", "serve", "--device", "blk,null:1M,sokcet=s")
+    wrong(2, "readonly=yes: wants one of", "serve", "--device", "blk,null:1M,readonly=yes,socket=s")
+    wrong(2, "cache=writebak: .*writeback", "serve", "--device", "blk,d,cache=writebak,socket=s")
+    wrong(2, "queues=0: out of range", "serve", "--device", "blk,null:1M,queues=0,socket=s")
+    wrong(2, "queue-size=100000: out of range", "serve", "--device", "blk,null:1M,queue-size=100000,socket=s")
+    wrong(2, "key 'socket' is given twice", "serve", "--device", "blk,null:1M,socket=s,socket=t")
+    wrong(2, "either socket=PATH or fd=N", "serve", "--device", "blk,null:1M")
+    wrong(2, "either socket=PATH or fd=N", "serve", "--device", "blk,null:1M,socket=s,fd=3")
+    wrong(2, "needs a source", "serve", "--device", "blk,socket=s")
+    wrong(2, "wants a size", "serve", "--device", "blk,memory:1X,socket=s")
+    wrong(2, "no 'foo:' sources in this build", "serve", "--device", "blk,foo:bar,socket=s")
+    wrong(2, "fd=77: not an open socket", "serve", "--device", "blk,null:1M,fd=77")
+
+
+def files():
+    def serve(status, pattern, source, **kwargs):
+        wrong(status, pattern, "serve", "--device", f"blk,{source},socket=s", **kwargs)
+        check(not os.path.exists("s"), f"{source}: a socket is left behind")
+
+    serve(2, "missing: cannot open: No such file", "missing")
+    os.mkdir("folder")
+    serve(2, "folder: is a directory", "folder")
+    serve(2, "small: too small", disk("small", 100))
+    serve(2, "empty: too small", disk("empty", 0))
+    serve(2, "odd: 1000 bytes are no multiple of the block size", disk("odd", 1000))
+    serve(2, "/dev/null: neither a regular file nor a block device", "/dev/null")
+    for name, magic in ("qcow2", b"QFI\xfb"), ("vmdk", b"KDMV"):
+        serve(2, f"looks like a {name} image: write format={name}, or format=raw", disk(name, MIB, magic))
+        with Serve(f"blk,{name},format=raw,socket=s", sockets=["s"]):
+            pass
+    other = somebody_else()
+    if other is None:
+        return
+    disk("secret")
+    os.chmod("secret", 0)
+    os.chmod(".", 0o777)
+    serve(2, "secret: cannot open: Permission denied", "secret", **other)
+    disk("kept")
+    os.chmod("kept", 0o444)
+    serve(2, "kept: cannot open for writing: Permission denied; add readonly=on", "kept", **other)
+
+
+def locked():
+    disk("d")
+    with open("d", "rb+") as f:
+        fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhlliL", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0, 0))
+        wrong(1, "d: in use", "serve", "--device", "blk,d,socket=s")
+    with Serve("blk,d,socket=s", sockets=["s"]):
+        wrong(1, "d: in use", "serve", "--device", "blk,d,socket=t")
+    with Serve("blk,d,readonly=on,socket=s", "blk,d,readonly=on,socket=t", sockets=["s", "t"]):
+        pass
+
+
+def run_files():
+    wrong(2, "no kernel; add --kernel FILE", "run")
+    wrong(2, "--kernel missing: No such file", "run", "--kernel", "missing")
+    os.mkdir("folder")
+    wrong(2, "--kernel folder: is no regular file", "run", "--kernel", "folder")
+    for engine in "qemu", "uml":
+        wrong(2, "--kernel text: is no ", "run", "--kernel", disk("text", 0, b"no kernel\n" * 1000), "--engine", engine)
+    wrong(2, "--engine foo: no such engine", "run", "--kernel", "text", "--engine", "foo")
+    wrong(2, "--memory 1: wants a size", "run", "--kernel", "text", "--memory", "1")
+    wrong(2, "--cpus 0: wants a number", "run", "--kernel", "text", "--cpus", "0")
+
+
+# ---- sockets ----
+
+def left_over():
+    """The socket of a killed server is taken over, that of a live one is not; anything else is left alone."""
+    with Serve("blk,null:1M,socket=s", sockets=["s"]) as first:
+        wrong(1, "s: socket: a live server listens on it", "serve", "--device", "blk,null:1M,socket=s")
+        check(Serve.connects("s"), "the live server is gone")
+        first.end(signal.SIGKILL)
+    check(os.path.exists("s"), "a killed server cannot clean up")
+    for sig in signal.SIGTERM, signal.SIGINT:
+        server = Serve("blk,null:1M,socket=s", sockets=["s"])
+        check(server.end(sig) == 0, f"signal {sig}: exit status")
+        check(not os.path.exists("s"), f"signal {sig}: the socket is still there")
+    disk("file", 10)
+    wrong(1, "file: socket: there is a file of this name", "serve", "--device", "blk,null:1M,socket=file")
+    check(os.path.getsize("file") == 10, "a file was overwritten")
+    wrong(2, "path is longer than", "serve", "--device", f"blk,null:1M,socket={'x' * 200}")
+    wrong(2, "no/s: socket: No such file", "serve", "--device", "blk,null:1M,socket=no/s")
+
+
+def all_or_nothing():
+    """When one device cannot start, the others take their sockets with them."""
+    wrong(2, "missing: cannot open", "serve", "--device", "blk,null:1M,socket=s", "--device", "blk,missing,socket=t")
+    check(not os.path.exists("s"), "a socket is left behind")
+
+
+def inherited():
+    """fd=N: a listening socket serves for ever, a connected one until it closes."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("s")
+        listening.listen()
+        with Serve(f"blk,null:1M,fd={listening.fileno()}", sockets=["s"], pass_fds=[listening.fileno()]):
+            done = sluice("bench", "blk", "--socket-path", "s", "--seconds", "0.1")
+            check(done.returncode == 0, f"bench on an inherited socket: {done.stderr}")
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        server = Serve(f"blk,null:1M,fd={theirs.fileno()}", pass_fds=[theirs.fileno()])
+        theirs.close()
+        ours.close()
+        server.process.communicate(timeout=BOUND)
+        check(server.process.returncode == 0, f"end of the connection: exit status {server.process.returncode}")
+
+
+def idle():
+    """A server without work uses no processor time, whatever poll-us allows."""
+    def ticks(pid):
+        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+            return sum(int(x) for x in f.read().rsplit(")", 1)[1].split()[11:13])
+
+    with Serve("blk,null:1M,poll-us=1000,socket=s", "blk,memory:1M,socket=t", sockets=["s", "t"]) as server:
+        check(sluice("bench", "blk", "--socket-path", "s", "--seconds", "0.2").returncode == 0, "bench")
+        time.sleep(0.2)
+        before = ticks(server.process.pid)
+        time.sleep(1)
+        used = ticks(server.process.pid) - before
+        check(used <= 1, f"{used} ticks in a second without work")
+
+
+# ---- devices ----
+
+def devices():
+    table = json.loads(sluice("devices", "--json").stdout)
+    check([t["type"] for t in table] and "blk" in [t["type"] for t in table], "no blk")
+    text = sluice("devices").stdout
+    for t in table:
+        names = [k["name"] for k in t["keys"]]
+        check(len(names) == len(set(names)), f"{t['type']}: a key of two layers: {names}")
+        check(all(k["help"] and not k["help"].endswith(".") for k in t["keys"]), f"{t['type']}: help")
+        check(all(re.search(rf"^    {re.escape(n)}=", text, flags=re.M) for n in names), "text lacks a key")
+        check(sluice("devices", t["type"]).stdout in text, "one type is not part of all")
+
+
+CASES = [commands, specs, files, locked, run_files, left_over, all_or_nothing, inherited, idle, devices]
+
+
+def main():
+    failed = 0
+    for case in CASES:
+        if len(sys.argv) > 2 and case.__name__ not in sys.argv[2:]:
+            continue
+        with tempfile.TemporaryDirectory(prefix="sluice-cli-") as folder:
+            os.chdir(folder)
+            try:
+                case()
+                print(f"ok {case.__name__}", flush=True)
+            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as why:
+                failed += 1
+                print(f"FAIL {case.__name__}: {why}", flush=True)
+            os.chdir("/")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
