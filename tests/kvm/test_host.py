@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The engine kvm with guests of a few instructions, on this host's own /dev/kvm, however slow that is."""
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
+from guest import SLUICE, Skip, check, main  # noqa: E402  pylint: disable=wrong-import-position
+
+LOAD = 0x100000  # where the program goes
+CODE = 0x100  # where its code begins in file and memory
+COM1, POWER, RESET = 0x3f8, 0x604, 0xcf9
+
+
+def elf(code, note=None, load=LOAD, machine=62):
+    """A PVH program: header, two program headers, the note, then @code, in 32-bit protected mode."""
+    if note is None:
+        note = struct.pack("<III4sI", 4, 4, 18, b"Xen", load + CODE)
+    notes_at = 64 + 2 * 56
+    size = CODE + len(code)
+    head = struct.pack("<4sBBBB8xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 2, machine, 1, load + CODE, 64, 0, 0, 64, 56, 2,
+                       0, 0, 0)
+    head += struct.pack("<IIQQQQQQ", 1, 7, 0, load, load, size, size, 4096)
+    head += struct.pack("<IIQQQQQQ", 4, 4, notes_at, load, load + notes_at, len(note), len(note), 4)
+    return (head + note).ljust(CODE, b"\0") + code
+
+
+def out8(port, value):
+    """mov dx, port; mov al, value; out dx, al"""
+    return struct.pack("<BBHBBB", 0x66, 0xba, port, 0xb0, value, 0xee)
+
+
+def out16(port, value):
+    """mov dx, port; mov eax, value; out dx, ax"""
+    return struct.pack("<BBHBIBB", 0x66, 0xba, port, 0xb8, value, 0x66, 0xef)
+
+
+def text(words):
+    """Print on the serial port."""
+    return b"".join(out8(COM1, c) for c in words.encode())
+
+
+OFF = out16(POWER, 0x2000)
+SPIN = b"\xf4\xeb\xfd"  # 1: hlt; jmp 1b
+# wait for a byte, print it, again: in al, LSR; test al, 1; jz; in al, RBR; out
+ECHO = bytes.fromhex("66bafd03 ec a801 74f7 66baf803 ec ee ebef".replace(" ", ""))
+
+
+def need_kvm():
+    """Skip where it cannot be used."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as why:
+        raise Skip(f"/dev/kvm: {why.strerror}") from None
+
+
+def program(lab, code, **keys):
+    """A file with a guest."""
+    need_kvm()
+    with open(lab.path("guest.elf"), "wb") as file:
+        file.write(elf(code, **keys))
+    return lab.path("guest.elf")
+
+
+def run(lab, code, *options, **keys):
+    """Run it; answers the process."""
+    return lab.start(SLUICE, "run", "--engine", "kvm", "--memory", "16M", "--kernel", program(lab, code, **keys), *options)
+
+
+def ends(guest, status, pattern):
+    """It must say that and end so."""
+    if pattern:
+        guest.expect(pattern, 20)
+    got = guest.wait(20)
+    check(got == status, f"exit status {got}, not {status}; {guest.tail()}")
+
+
+def switches_off(lab):
+    ends(run(lab, text("hello\n") + OFF), 0, "hello")
+
+
+def restarts(lab):
+    ends(run(lab, text("again\n") + out8(RESET, 6)), 1, "again")
+    ends(run(lab, out8(0x64, 0xfe) + SPIN), 1, "the guest restarted")
+
+
+def cannot_go_on(lab):
+    """Code where there is no memory: registers, the reason and the bytes are told."""
+    guest = run(lab, struct.pack("<BIBB", 0xb8, 0xd0000000, 0xff, 0xe0))  # mov eax, ...; jmp eax
+    guest.expect(r"KVM_RUN: exit 17 \(internal error\)", 20)
+    guest.expect(r"rip 0010:00000000d0000000 .* code not in memory", 20)
+    guest.expect("rax 00000000d0000000", 20)
+    ends(guest, 1, "the guest cannot go on")
+
+
+def shows_code(lab):
+    """An invalid instruction and no way to handle it: a triple fault, or what an interpreter says, with the bytes."""
+    ends(run(lab, b"\x0f\x0b"), 1, "triple fault|code 0f 0b")
+
+
+def told_to_end(lab):
+    guest = run(lab, text("up\n") + SPIN, "--cpus", "3")
+    guest.expect("up", 20)
+    guest.signal(signal.SIGTERM)
+    ends(guest, 1, "told to end")
+
+
+def ends_while_busy(lab):
+    """A guest that never leaves KVM by itself ends as well."""
+    guest = run(lab, text("up\n") + b"\xeb\xfe")
+    guest.expect("up", 20)
+    guest.signal(signal.SIGTERM)
+    ends(guest, 1, "told to end")
+
+
+def escape_keys(lab):
+    guest = run(lab, text("up\n") + ECHO)
+    guest.expect("up", 20)
+    guest.process.stdin.write(b"abc\n")
+    guest.process.stdin.flush()
+    guest.expect("abc", 20)
+    guest.process.stdin.write(b"\x01\x01\n")  # twice: one for the guest
+    guest.process.stdin.flush()
+    guest.expect("^\x01$", 20)
+    guest.process.stdin.write(b"\x01x")
+    guest.process.stdin.flush()
+    ends(guest, 1, "ended by Ctrl-A x")
+
+
+def power_button(lab):
+    """Poll the status of the fixed registers until the button's bit is there, then switch off."""
+    wait = bytes.fromhex("66ba0006 66ed a90001 0000 74f3".replace(" ", ""))  # in ax, 0x600; test eax, 0x100; jz
+    guest = run(lab, text("up\n") + wait + text("pressed\n") + OFF)
+    guest.expect("up", 20)
+    guest.process.stdin.write(b"\x01p")
+    guest.process.stdin.flush()
+    ends(guest, 0, "pressed")
+
+
+def terminal_is_restored(lab):
+    """Ctrl-A x on a terminal ends the run and leaves the terminal as it was."""
+    path = program(lab, text("up\n") + SPIN)
+    main_end, side = pty.openpty()
+    with subprocess.Popen(["stty", "-a"], stdin=side, stdout=subprocess.PIPE) as stty:
+        before = stty.stdout.read()
+    with subprocess.Popen([SLUICE, "run", "--engine", "kvm", "--kernel", path], stdin=side, stdout=side,
+                          stderr=subprocess.DEVNULL) as process:
+        seen = b""
+        while b"up" not in seen:
+            seen += os.read(main_end, 100)
+        os.write(main_end, b"\x01x")
+        check(process.wait(20) == 1, "another exit status than 1")
+    with subprocess.Popen(["stty", "-a"], stdin=side, stdout=subprocess.PIPE) as stty:
+        check(before == stty.stdout.read(), "the terminal is not as it was")
+    os.close(main_end)
+    os.close(side)
+
+
+def devices(lab):
+    """Registers of a device on each bus, and of nobody: the magic of virtio-mmio, the ids of virtio-pci."""
+    out = struct.pack("<BBH", 0x66, 0xba, COM1) + b"\xee\xc1\xe8\x08\xee\xc1\xe8\x08\xee\xc1\xe8\x08\xee"  # eax, 4 bytes
+    code = b"\xa1" + struct.pack("<I", 0xfeb00000) + out
+    code += b"\xb8" + struct.pack("<I", 0x80000800) + bytes.fromhex("66baf80cef") + bytes.fromhex("66bafc0ced") + out
+    code += b"\xa1" + struct.pack("<I", 0xe0000000 + (1 << 15)) + out  # the same by ECAM
+    code += b"\xa1" + struct.pack("<I", 0xfeb01000) + b"\x83\xf8\xff\x74\x02\xeb\xfe"  # nobody: all ones, or hang
+    path = program(lab, code + text("\n") + OFF)
+    done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--device", "blk,null:1M",
+                           "--device", "blk,memory:1M,transport=mmio"], stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=30, check=False)
+    check(done.returncode == 0, f"status {done.returncode}: {done.stderr}")
+    check(done.stdout == b"virt" + b"\xf4\x1a\x42\x10" * 2 + b"\r\n"[1:], f"{done.stdout}")
+
+
+def refuses(lab):
+    """What is wrong is said in one line, with status 2 for what was typed and 1 for the rest."""
+    need_kvm()
+    good = elf(OFF)
+    bad = {
+        "is too small": b"\x7f",
+        "is no Linux kernel": b"x" * 4096,
+        "not for x86-64": elf(OFF, machine=183),
+        "without a PVH entry": elf(OFF, note=struct.pack("<III4sI", 4, 4, 17, b"Xen", LOAD)),
+        "program headers lie beyond": good[:100],
+        "a segment lies beyond": good[:-1],
+        "its PVH entry outside": elf(OFF, note=struct.pack("<III4sI", 4, 4, 18, b"Xen", 0x5000)),
+        "and the guest's memory there is": elf(OFF, load=0x40000000),
+    }
+    for reason, content in bad.items():
+        with open(lab.path("bad"), "wb") as file:
+            file.write(content)
+        done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", lab.path("bad")], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=20, check=False)
+        check(reason in done.stderr and done.stderr.count("\n") == 1, f"'{reason}' is not in: {done.stderr}")
+        check(done.returncode in (1, 2), f"{reason}: status {done.returncode}")
+    with open(lab.path("good"), "wb") as file:
+        file.write(good)
+    for reason, options in {
+            "at most 16": ("--cpus", "17"),
+            "command line has": ("--append", "x" * 70000),
+            "--initrd": ("--initrd", lab.path("missing")),
+            "engine qemu can": ("--device", "blk,socket=" + lab.path("sock")),
+            "transport": ("--device", "blk,null:1M,transport=isa")}.items():
+        if "sock" in options[1]:
+            import socket  # pylint: disable=import-outside-toplevel
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(lab.path("sock"))
+        done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", lab.path("good"), *options],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+        check(reason in done.stderr and done.stderr.count("\n") == 1, f"'{reason}' is not in: {done.stderr}")
+        check(done.returncode == 2, f"{reason}: status {done.returncode}")
+
+
+def auto_says_why(lab):
+    """One line that says what was chosen; here, what was measured."""
+    need_kvm()
+    with open(lab.path("none"), "wb") as file:
+        file.write(elf(OFF))
+    done = subprocess.run([SLUICE, "run", "--kernel", lab.path("none")], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=30, check=False)
+    chose_kvm = "engine kvm: /dev/kvm runs at hardware speed" in done.stderr
+    check(chose_kvm or "is no Linux kernel (bzImage)" in done.stderr, done.stderr)
+
+
+def leaves_nothing(lab):
+    """No thread, descriptor or memory is left: the same again a few times, and quickly."""
+    for _ in range(3):
+        start = time.monotonic()
+        ends(run(lab, OFF, "--cpus", "16"), 0, None)
+        check(time.monotonic() - start < 20, "it takes too long")
+
+
+if __name__ == "__main__":
+    main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
+          power_button, terminal_is_restored, devices, refuses, auto_says_why, leaves_nothing])
