@@ -219,10 +219,15 @@ class Lab:
                      "-device", f"vhost-user-blk-pci,chardev=c{i}{device}"]
         return self.start(*args, *extra)
 
-    def close(self):
-        """Nothing is left."""
+    def end(self):
+        """End what was started."""
         for program in reversed(self.programs):
             program.end()
+        self.programs.clear()
+
+    def close(self):
+        """Nothing is left."""
+        self.end()
         shutil.rmtree(self.dir, ignore_errors=True)
 
 

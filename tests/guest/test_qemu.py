@@ -141,31 +141,27 @@ def full(lab):
     end_serve(server)
 
 
-def migrated(lab, device, keys=""):
-    """Live migration into a file and out of it while the guest writes, reads and compares.
-
-    What the device writes to guest memory meanwhile is in the dirty log, or the
-    guest that goes on afterwards would compare old memory.
-    """
+def migrated(lab, scenario, device="", keys="", live=False):
+    """Migration into a file and out of it; @live: most of it while the guest works on, else it is paused soon."""
     disk, sock, state = lab.disk(256), lab.path("s"), lab.path("state")
     server = lab.serve(f"blk,{disk},socket={sock}{keys}")
-    scenario, device = "load sluice.mib=4", ",num-queues=1" + device
+    device = ",num-queues=1" + device
     guest = lab.qemu(scenario, sock, device=device, extra=("-qmp", f"unix:{lab.path('qmp')},server=on,wait=off"))
     monitor = Monitor(lab.path("qmp"))
-    guest.expect("guest: round 2")
-    monitor.command("migrate-set-parameters", **{"max-bandwidth": 50 << 20, "downtime-limit": 10000})
+    guest.expect("guest: round")
+    monitor.command("migrate-set-parameters", **{"max-bandwidth": 40 << 20, "downtime-limit": 800 if live else 10000})
     monitor.command("migrate", uri=f"exec:cat >{state}")
     until = time.monotonic() + BOOT
     while (status := monitor.command("query-migrate"))["status"] != "completed":
         check(status["status"] in ("setup", "active", "device") and time.monotonic() < until, f"migration: {status}")
         time.sleep(0.1)
-    check(status["ram"]["dirty-sync-count"] > 1, f"the guest was not running: {status}")
+    check(not live or status["total-time"] > 2 * status["downtime"], f"the guest was hardly running: {status}")
     monitor.command("quit")
     monitor.close()
     guest.wait()
     guest = lab.qemu(scenario, sock, device=device, extra=("-incoming", f"exec:cat {state}"))
-    guest.expect("guest: round")
-    guest.expect("guest: round")
+    guest.expect("guest: round", 25)
+    guest.expect("guest: round", 25)
     guest.say("")
     digest = digest_of(guest)
     finish(guest)
@@ -174,11 +170,49 @@ def migrated(lab, device, keys=""):
 
 
 def migration(lab):
-    migrated(lab, "")
+    """Requests in flight are finished before, and none is lost."""
+    migrated(lab, "load sluice.mib=4")
 
 
 def migration_packed(lab):
-    migrated(lab, ",packed=on", ",packed=on")
+    migrated(lab, "load sluice.mib=4", ",packed=on", ",packed=on")
+
+
+def migration_log(lab):
+    """What the device wrote to guest memory meanwhile was logged, or the guest would find old memory afterwards.
+
+    QEMU 7.2's TCG loses some of what the CPU wrote in about one live migration
+    of six, also with QEMU's own disks; the guest then crashes or hangs. So there
+    are three tries. Without the log every one of them fails.
+    """
+    for attempt in (1, 2, 3):
+        try:
+            # init_on_alloc=0: the CPU would mark those pages as dirty, too, if it cleared them before
+            return migrated(lab, "cached sluice.mib=32 init_on_alloc=0", live=True)
+        except AssertionError as why:
+            if attempt == 3:
+                raise
+            print(f"migration_log, try {attempt}: {str(why).splitlines()[0]}", flush=True)
+            lab.end()
+    return None
+
+
+def paused(lab):
+    """QEMU stops the device when it pauses the guest, and starts it where it was."""
+    disk, sock = lab.disk(256), lab.path("s")
+    server = lab.serve(f"blk,{disk},socket={sock}")
+    guest = lab.qemu("load sluice.mib=4", sock, device=",num-queues=1",
+                     extra=("-qmp", f"unix:{lab.path('qmp')},server=on,wait=off"))
+    monitor = Monitor(lab.path("qmp"))
+    guest.expect("guest: round")
+    for _ in range(20):
+        monitor.command("stop")
+        monitor.command("cont")
+        time.sleep(0.1)
+    guest.say("")
+    finish(guest)
+    monitor.close()
+    end_serve(server)
 
 
 def capacity(lab):
@@ -193,4 +227,5 @@ def capacity(lab):
 
 
 main([split, split_queues, split_plain, packed, packed_queues, direct_io, never_poll, guests_in_turn, reboot,
-      parallel, two_disks, firmware, capacity, full, migration, migration_packed])
+      parallel, two_disks, firmware, capacity, full, paused, migration, migration_packed,
+      migration_log])
