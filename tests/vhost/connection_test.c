@@ -106,33 +106,40 @@ static void gone_while_draining(void)
 	bed_close(&b);
 }
 
+static void release_later(void *arg)
+{
+	bed_release(arg);
+}
+
 /* The server is stopped while a message waits, and while the front-end is being drained. */
 static void stop_while_draining(void)
 {
-	struct vu_vring_state st = {0, 0};
+	static const uint32_t waits[] = {VU_GET_VRING_BASE, VU_SET_MEM_TABLE, VU_RESET_DEVICE};
+	unsigned int maps = count_maps();
 
-	for (int gone_first = 0; gone_first < 2; gone_first++) {
+	for (int i = 0; i < 6; i++) {
+		uint32_t wait = waits[i / 2];
+		struct vu_mem_table table = {.n = wait == VU_SET_MEM_TABLE};
+		/* bed_unserve() steps until the stop is done, so the request must be let go after it began */
+		struct sl_timer later = {.fn = release_later, .arg = &b};
+
 		bed_open(&b, false);
 		fe_up(&f, &b, false);
+		table.region[0] = (struct vu_region){0, 0x10000, 0, 0};
 		b.hold = true;
 		fe_offer(&f, 0, 64);
 		CHECK(bed_wait(&b, &b.served, 1));
-		fe_send(&f, VU_GET_VRING_BASE, 0, &st, sizeof(st), NULL, 0);
+		fe_send(&f, wait, 0, &table, wait == VU_RESET_DEVICE ? 0 : table.n ? 40 : 8, &f.g.fd, table.n);
 		bed_run(&b);
-		if (gone_first) {
+		if (i % 2) {
 			fe_hangup(&f);
 			bed_run(&b);
 		}
-		/* bed_unserve() steps until the stop is done, so the request must be let go after it began */
-		{
-			static struct sl_timer later;
-
-			later = (struct sl_timer){.fn = (void (*)(void *))bed_release, .arg = &b};
-			sl_timer_set(b.loop, &later, 20000000);
-		}
+		sl_timer_set(b.loop, &later, 5000000);
 		bed_unserve(&b);
 		fe_close(&f);
 		bed_close(&b);
+		CHECK_EQ(count_maps(), maps);
 	}
 }
 

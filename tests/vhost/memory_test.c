@@ -238,6 +238,37 @@ static void dirty_log(bool packed, bool threaded)
 	close(fd);
 }
 
+/* The log is replaced by another one while rings write to it (QEMU does when its memory grows). */
+static void dirty_log_replaced(void)
+{
+	struct vu_log lb = {LOG_BYTES, 0};
+	struct vu_msg m;
+	uint8_t *log[3];
+	int fd[3];
+
+	begin(FE_RING_FEATURES | BIT30 | LOG_ALL);
+	fe_ring_up(&f, 0, 8);
+	for (int i = 0; i < 3; i++) {
+		fd[i] = memfd_create("log", MFD_CLOEXEC);
+		REQUIRE(fd[i] >= 0 && !ftruncate(fd[i], LOG_BYTES));
+		log[i] = mmap(NULL, LOG_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd[i], 0);
+		REQUIRE(log[i] != MAP_FAILED);
+		CHECK_EQ(fe_send(&f, VU_SET_LOG_BASE, VU_NEED_REPLY, &lb, sizeof(lb), &fd[i], 1), 0);
+		CHECK_EQ(fe_recv(&f, &m), 0); /* one answer, though it has one of its own */
+		CHECK_EQ(m.p.u64, 0);
+		CHECK_EQ(count_maps(), (unsigned int)(3 + i + 1)); /* guest memory twice, ours of the logs, its one */
+		CHECK(fe_echo(&f, 0));
+		CHECK_EQ(dirty_pages(log[i]), 1);
+		for (int k = 0; k < i; k++)
+			CHECK_EQ(dirty_pages(log[k]), 1); /* as it was left */
+	}
+	down();
+	for (int i = 0; i < 3; i++) {
+		munmap(log[i], LOG_BYTES);
+		close(fd[i]);
+	}
+}
+
 static void dirty_log_split(void)
 {
 	dirty_log(false, false);
@@ -290,7 +321,15 @@ static void inflight_region(void)
 	CHECK_EQ(fe_ring_send(&f, 0, 0), 0);
 	CHECK(!sl_queue_running(b.dev, 0));
 	CHECK(fe_echo(&f, 1));
+	/* but does with a region that covers it */
 	close(fd);
+	want.queue_size = 32;
+	REQUIRE(!fe_get(&f, VU_GET_INFLIGHT_FD, &want, sizeof(want), &m) && m.nfds == 1);
+	CHECK(fe_get_base(&f, 1) != UINT32_MAX);
+	CHECK_EQ(fe_set(&f, VU_SET_INFLIGHT_FD, &m.p.inflight, sizeof(want), m.fds, 1), 0);
+	vu_msg_close_fds(&m);
+	CHECK_EQ(count_maps(), 3); /* the old one is gone */
+	CHECK(fe_echo(&f, 0));
 	down();
 }
 
@@ -377,6 +416,7 @@ static const struct t_case cases[] = {
 	{"rem_mem_reg_in_flight_threaded", rem_mem_reg_in_flight_threaded},
 	{"set_mem_table_in_flight", set_mem_table_in_flight},
 	{"ring_addresses_follow_the_table", ring_addresses_follow_the_table},
+	{"dirty_log_replaced", dirty_log_replaced},
 	{"dirty_log_split", dirty_log_split},
 	{"dirty_log_packed", dirty_log_packed},
 	{"dirty_log_threaded", dirty_log_threaded},
