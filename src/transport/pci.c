@@ -1,26 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* pci.c - virtio over PCI (virtio 1.4, 4.1; MSI-X: PCI local bus 3.0, 6.8.2). See pci.h.
  *
- * Theory of operation: reads of the common structure and of the device's
- * configuration have no side effect and are loads from images that the
- * control loop keeps up to date; writes are carried out on the control loop.
- * In place, on whatever thread, are done: notifications, and what interrupts
- * consist of (ISR, pending bits, the level of INTx), under @irq_lock.
- *
- * A vector is live while MSI-X is on, the function is not masked and neither
- * is its entry. A live vector's queues call by the descriptor that the engine
- * gave for it; all others end up in raise_vector(), on their data loop, which sends
- * the message, sets the pending bit or raises INTx, as the registers say then.
- *
- * More than 800 lines: registers, queues and interrupts of a function share its state and one lock.
+ * Reads of the common structure and of the device's configuration have no
+ * side effect and are loads from images that the control loop keeps up to
+ * date; writes are carried out on the control loop. Notifications are handed
+ * on in place, on whatever thread; for interrupts see pci_interrupt.c.
  */
-#include "transport/pci.h"
+#include "transport/pci_impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "transport/regs.h"
 
 enum { /* common configuration structure */
 	R_DEVICE_FEATURE_SELECT = 0x00,
@@ -38,7 +28,6 @@ enum { /* common configuration structure */
 	R_QUEUE_DEVICE = 0x30,
 	R_NOTIF_CONFIG_DATA = 0x38,
 	R_QUEUE_RESET = 0x3a,
-	COMMON_SIZE = 0x40, /* ends with the administration queues, of which there are none */
 };
 
 enum { /* legacy registers */
@@ -60,6 +49,7 @@ enum { /* legacy registers */
 
 enum { /* configuration space and capabilities */
 	C_VENDOR = 0x00,
+	C_COMMAND = 0x04,
 	C_STATUS = 0x06,
 	C_REVISION = 0x08,
 	C_CLASS = 0x0a,
@@ -77,9 +67,6 @@ enum { /* configuration space and capabilities */
 	MSIX_CONTROL = 2, /* in the MSI-X capability */
 	MSIX_ENABLE = 1 << 15,
 	MSIX_MASK_ALL = 1 << 14,
-	MSIX_MAX = 2048,
-	ENTRY_SIZE = 16,
-	ENTRY_MASKED = 1,
 
 	CFG_COMMON = 1,
 	CFG_NOTIFY = 2,
@@ -91,225 +78,9 @@ enum { /* configuration space and capabilities */
 	MODERN_ID = 0x1040,
 };
 
-enum { ISR_QUEUES = 1, ISR_CONFIG = 2 };
-
-/** struct vector - control loop; @fd: for calls, or -1; @live: see above */
-struct vector {
-	int fd;
-	bool live;
-};
-
-/**
- * struct pci
- * @common, @config: images
- * @config_len:      of @config, a multiple of 4
- * @msix_cap, @pci_cap: where these capabilities are
- *
- * Under @irq_lock (and changed by the control loop only, but for @isr, @level and @pending):
- * @isr, @level:     interrupt status and the level of INTx
- * @msix_on, @masked, @no_intx: from configuration space
- * @table:           MSI-X table, an image
- * @pending:         MSI-X pending bits, an image
- * @config_vector:   of the configuration
- */
-struct pci {
-	struct pci_function f;
-	struct regs regs;
-	struct pci_env env;
-	unsigned int num_vectors, msix_cap, pci_cap;
-	uint32_t common[COMMON_SIZE / 4];
-	uint32_t *config, config_len, generation;
-	struct vector *vectors;
-
-	pthread_mutex_t irq_lock;
-	uint32_t isr;
-	bool level, msix_on, masked, no_intx;
-	uint32_t *table;
-	uint32_t pending[MSIX_MAX / 32];
-	uint16_t config_vector;
-};
-
 static struct pci *to_pci(struct pci_function *f)
 {
 	return (struct pci *)f;
-}
-
-/* ---- interrupts: any thread ---- */
-
-static void set_level(struct pci *t)
-{
-	bool level = t->isr && !t->msix_on && !t->no_intx;
-
-	if (level == t->level)
-		return;
-	t->level = level;
-	t->env.irq(t->env.arg, level);
-}
-
-static bool is_live(const struct pci *t, unsigned int v)
-{
-	return t->msix_on && !t->masked && !(t->table[v * 4 + 3] & ENTRY_MASKED);
-}
-
-static void send_message(struct pci *t, unsigned int v)
-{
-	t->env.msi(t->env.arg, t->table[v * 4] | (uint64_t)t->table[v * 4 + 1] << 32, t->table[v * 4 + 2]);
-}
-
-static void set_pending(struct pci *t, unsigned int v, bool on)
-{
-	uint32_t bit = 1u << v % 32, now = t->pending[v / 32];
-
-	__atomic_store_n(&t->pending[v / 32], on ? now | bit : now & ~bit, __ATOMIC_RELAXED);
-}
-
-static void raise_vector(struct pci *t, unsigned int v, uint32_t isr)
-{
-	pthread_mutex_lock(&t->irq_lock);
-	if (!t->msix_on) {
-		t->isr |= isr;
-		set_level(t);
-	} else if (v < t->num_vectors) {
-		if (is_live(t, v))
-			send_message(t, v);
-		else
-			set_pending(t, v, true);
-	}
-	pthread_mutex_unlock(&t->irq_lock);
-}
-
-static uint32_t read_isr(struct pci *t)
-{
-	uint32_t isr;
-
-	pthread_mutex_lock(&t->irq_lock);
-	isr = t->isr;
-	t->isr = 0;
-	set_level(t);
-	pthread_mutex_unlock(&t->irq_lock);
-	return isr;
-}
-
-/* ---- interrupts: what the device tells, and changes of vectors on the control loop ---- */
-
-static void queue_call(void *arg, unsigned int index)
-{
-	struct pci *t = arg;
-
-	raise_vector(t, __atomic_load_n(&t->regs.queues[index].vector, __ATOMIC_RELAXED), ISR_QUEUES);
-}
-
-static void config_changed(void *arg)
-{
-	struct pci *t = arg;
-
-	raise_vector(t, t->config_vector, ISR_CONFIG);
-}
-
-static int call_fd(void *arg, unsigned int index)
-{
-	struct pci *t = arg;
-	uint16_t v = t->regs.queues[index].vector;
-
-	return v < t->num_vectors ? t->vectors[v].fd : -1;
-}
-
-static void set_calls(struct pci *t, unsigned int first, unsigned int n)
-{
-	for (unsigned int i = 0; i < sl_device_num_queues(t->regs.device); i++) {
-		uint16_t v = t->regs.queues[i].vector;
-
-		if (v >= first && v < first + n)
-			sl_queue_set_call(t->regs.device, i, call_fd(t, i));
-	}
-}
-
-/* Vectors @first to @first + @n may have got live, or no longer are, or have another message. */
-static void vectors_changed(struct pci *t, unsigned int first, unsigned int n)
-{
-	const struct pci_env *e = &t->env;
-
-	for (unsigned int v = first; v < first + n; v++)
-		t->vectors[v].fd = is_live(t, v) && e->vector_on
-					   ? e->vector_on(e->arg, v,
-							  t->table[v * 4] | (uint64_t)t->table[v * 4 + 1] << 32,
-							  t->table[v * 4 + 2])
-					   : -1;
-	set_calls(t, first, n);
-	for (unsigned int v = first; v < first + n; v++) {
-		bool was = t->vectors[v].live, now = is_live(t, v);
-
-		t->vectors[v].live = now;
-		if (was && !now && e->vector_off)
-			e->vector_off(e->arg, v); /* by now nobody uses the descriptor */
-		pthread_mutex_lock(&t->irq_lock);
-		if (now && t->pending[v / 32] >> v % 32 & 1) {
-			set_pending(t, v, false);
-			send_message(t, v);
-		}
-		pthread_mutex_unlock(&t->irq_lock);
-	}
-}
-
-static void write_table(struct pci *t, uint32_t off, unsigned int width, uint64_t value)
-{
-	uint32_t end = t->num_vectors * ENTRY_SIZE, first = off / ENTRY_SIZE, last = (off + width - 1) / ENTRY_SIZE;
-
-	if (off >= end || width > end - off)
-		return;
-	pthread_mutex_lock(&t->irq_lock);
-	for (unsigned int i = 0; i < width; i++) {
-		uint32_t *word = &t->table[(off + i) / 4], shift = (off + i) % 4 * 8, now;
-
-		now = (*word & ~(0xffu << shift)) | (uint32_t)(value >> 8 * i & 0xff) << shift;
-		switch ((off + i) % ENTRY_SIZE / 4) {
-		case 0:
-			now &= ~3u;
-			break;
-		case 3:
-			now &= ENTRY_MASKED;
-			break;
-		}
-		__atomic_store_n(word, now, __ATOMIC_RELAXED);
-	}
-	pthread_mutex_unlock(&t->irq_lock);
-	vectors_changed(t, first, last - first + 1);
-}
-
-/* The driver's choice of a vector; one that is not there is answered with none. */
-static uint16_t checked_vector(const struct pci *t, uint16_t v)
-{
-	return v < t->num_vectors ? v : REGS_NO_VECTOR;
-}
-
-static void choose_config_vector(struct pci *t, uint16_t v)
-{
-	pthread_mutex_lock(&t->irq_lock);
-	t->config_vector = checked_vector(t, v);
-	pthread_mutex_unlock(&t->irq_lock);
-}
-
-static void choose_queue_vector(struct pci *t, uint16_t v)
-{
-	struct regs_queue *q = regs_queue(&t->regs);
-
-	if (!q)
-		return;
-	__atomic_store_n(&q->vector, checked_vector(t, v), __ATOMIC_RELAXED);
-	sl_queue_set_call(t->regs.device, t->regs.queue_sel, call_fd(t, t->regs.queue_sel));
-}
-
-static void reset_interrupts(void *arg)
-{
-	struct pci *t = arg;
-
-	pthread_mutex_lock(&t->irq_lock);
-	t->isr = 0;
-	t->config_vector = REGS_NO_VECTOR;
-	for (unsigned int v = 0; v < t->num_vectors; v++)
-		set_pending(t, v, false);
-	set_level(t);
-	pthread_mutex_unlock(&t->irq_lock);
 }
 
 /* ---- images ---- */
@@ -357,16 +128,16 @@ static void refresh(void *arg)
 
 static uint64_t read_memory(struct pci *t, uint64_t off, unsigned int width)
 {
-	if (off < PCI_COMMON + COMMON_SIZE)
-		return image_get(t->common, COMMON_SIZE, off, width);
+	if (off < PCI_COMMON + PCI_COMMON_SIZE)
+		return image_get(t->common, PCI_COMMON_SIZE, off, width);
 	if (off == PCI_ISR)
-		return read_isr(t);
+		return pci_read_isr(t);
 	if (off >= PCI_DEVICE && off < PCI_NOTIFY)
 		return image_get(t->config, t->config_len, off - PCI_DEVICE, width);
 	if (off >= PCI_MSIX_PBA && off < PCI_MSIX_PBA + sizeof(t->pending))
 		return image_get(t->pending, sizeof(t->pending), off - PCI_MSIX_PBA, width);
 	if (off >= PCI_MSIX_TABLE)
-		return image_get(t->table, t->num_vectors * ENTRY_SIZE, off - PCI_MSIX_TABLE, width);
+		return image_get(t->table, t->num_vectors * PCI_ENTRY_SIZE, off - PCI_MSIX_TABLE, width);
 	return 0;
 }
 
@@ -409,7 +180,7 @@ static void write_common16(struct pci *t, uint32_t off, uint16_t value)
 
 	switch (off) {
 	case R_CONFIG_VECTOR:
-		choose_config_vector(t, value);
+		pci_choose_config_vector(t, value);
 		break;
 	case R_QUEUE_SELECT:
 		r->queue_sel = value;
@@ -418,7 +189,7 @@ static void write_common16(struct pci *t, uint32_t off, uint16_t value)
 		regs_size(r, value);
 		break;
 	case R_QUEUE_VECTOR:
-		choose_queue_vector(t, value);
+		pci_choose_queue_vector(t, value);
 		break;
 	case R_QUEUE_ENABLE:
 		if (value == 1) /* only a reset disables */
@@ -515,10 +286,10 @@ static void write_legacy(struct pci *t, uint32_t off, unsigned int width, uint32
 		regs_status_write(r, (uint8_t)value, true);
 		break;
 	case L_CONFIG_VECTOR << 4 | 2:
-		choose_config_vector(t, (uint16_t)value);
+		pci_choose_config_vector(t, (uint16_t)value);
 		break;
 	case L_QUEUE_VECTOR << 4 | 2:
-		choose_queue_vector(t, (uint16_t)value);
+		pci_choose_queue_vector(t, (uint16_t)value);
 		break;
 	}
 }
@@ -548,7 +319,7 @@ static uint64_t bar_read(struct pci_function *f, unsigned int bar, uint64_t off,
 	if (bar == PCI_VIRTIO_BAR)
 		return read_memory(t, off, width);
 	if (off == L_ISR)
-		return read_isr(t);
+		return pci_read_isr(t);
 	sl_loop_invoke(sl_device_control(t->regs.device), legacy_read_on_control, &a);
 	return a.value;
 }
@@ -562,12 +333,12 @@ static void write_on_control(void *arg)
 		if (a->width <= 4)
 			write_legacy(t, a->off, a->width, (uint32_t)a->value);
 		a->settled = !t->regs.pending; /* a legacy driver does not look */
-	} else if (a->off < COMMON_SIZE) {
+	} else if (a->off < PCI_COMMON_SIZE) {
 		write_common(t, a->off, a->width, a->value);
 	} else if (a->off >= PCI_DEVICE && a->off < PCI_NOTIFY) {
 		sl_device_config_write(t->regs.device, a->off - PCI_DEVICE, &a->value, a->width);
 	} else if (a->off >= PCI_MSIX_TABLE) {
-		write_table(t, a->off - PCI_MSIX_TABLE, a->width, a->value);
+		pci_write_table(t, a->off - PCI_MSIX_TABLE, a->width, a->value);
 	}
 	refresh(t);
 }
@@ -623,20 +394,15 @@ static void config_read(struct pci_function *f)
 	pthread_mutex_unlock(&f->bus->lock);
 }
 
-static void command_changed(struct pci *t)
+static bool msix_bit(const struct pci *t, unsigned int bit)
 {
-	bool on = pci_config_get(&t->f, t->msix_cap + MSIX_CONTROL, 2) & MSIX_ENABLE;
-	bool masked = pci_config_get(&t->f, t->msix_cap + MSIX_CONTROL, 2) & MSIX_MASK_ALL;
-	bool changed = on != t->msix_on || masked != t->masked;
+	return pci_config_get(&t->f, t->msix_cap + MSIX_CONTROL, 2) & bit;
+}
 
-	pthread_mutex_lock(&t->irq_lock);
-	t->msix_on = on;
-	t->masked = masked;
-	t->no_intx = pci_config_get(&t->f, 4, 2) & COMMAND_NO_INTX;
-	set_level(t);
-	pthread_mutex_unlock(&t->irq_lock);
-	if (changed)
-		vectors_changed(t, 0, t->num_vectors);
+static void switches_changed(struct pci *t)
+{
+	pci_interrupt_switches(t, msix_bit(t, MSIX_ENABLE), msix_bit(t, MSIX_MASK_ALL),
+			       pci_config_get(&t->f, C_COMMAND, 2) & COMMAND_NO_INTX);
 }
 
 static void config_written(struct pci_function *f, unsigned int reg, unsigned int len)
@@ -645,31 +411,17 @@ static void config_written(struct pci_function *f, unsigned int reg, unsigned in
 	unsigned int bar, data = t->pci_cap + 16;
 	uint32_t off, size;
 
-	command_changed(t);
+	switches_changed(t);
 	if (reg < data + 4 && data < reg + len && window(t, &bar, &off, &size))
 		bar_write(f, bar, off, size, pci_config_get(f, data, size));
-}
-
-static void clear_table(struct pci *t)
-{
-	for (unsigned int v = 0; v < t->num_vectors; v++) {
-		for (unsigned int i = 0; i < 3; i++)
-			image_set(t->table, v * ENTRY_SIZE + 4 * i, 0);
-		image_set(t->table, v * ENTRY_SIZE + 12, ENTRY_MASKED);
-	}
 }
 
 static void function_reset(struct pci_function *f)
 {
 	struct pci *t = to_pci(f);
 
-	pthread_mutex_lock(&t->irq_lock);
-	clear_table(t);
-	for (unsigned int v = 0; v < t->num_vectors; v++)
-		set_pending(t, v, false);
-	pthread_mutex_unlock(&t->irq_lock);
-	command_changed(t);
-	vectors_changed(t, 0, t->num_vectors);
+	pci_clear_table(t);
+	switches_changed(t);
 }
 
 static unsigned int add_cap(struct pci *t, unsigned int *last, unsigned int id, unsigned int len)
@@ -709,7 +461,7 @@ static void add_caps(struct pci *t)
 	pci_config_set(&t->f, at + 8, 4, PCI_MSIX_PBA | PCI_VIRTIO_BAR);
 	t->f.writable[at + MSIX_CONTROL + 1] = (MSIX_ENABLE | MSIX_MASK_ALL) >> 8;
 
-	add_virtio_cap(t, &last, CFG_COMMON, 16, PCI_COMMON, COMMON_SIZE);
+	add_virtio_cap(t, &last, CFG_COMMON, 16, PCI_COMMON, PCI_COMMON_SIZE);
 	at = add_virtio_cap(t, &last, CFG_NOTIFY, 20, PCI_NOTIFY, num_queues * PCI_NOTIFY_STRIDE);
 	pci_config_set(&t->f, at + 16, 4, PCI_NOTIFY_STRIDE);
 	add_virtio_cap(t, &last, CFG_ISR, 16, PCI_ISR, 4);
@@ -771,11 +523,11 @@ static int describe(struct pci *t, struct sl_err *err)
 /* ---- life ---- */
 
 static const struct regs_ops pci_regs_ops = {
-	.call = queue_call,
-	.call_fd = call_fd,
-	.config_changed = config_changed,
+	.call = pci_queue_call,
+	.call_fd = pci_call_fd,
+	.config_changed = pci_config_changed,
 	.changed = refresh,
-	.reset = reset_interrupts,
+	.reset = pci_reset_interrupts,
 };
 
 static const struct pci_function_ops pci_ops = {
@@ -790,18 +542,17 @@ static const struct pci_function_ops pci_ops = {
 static int make_tables(struct pci *t, struct sl_device *device, struct sl_err *err)
 {
 	t->num_vectors = sl_device_num_queues(device) + 1;
-	if (t->num_vectors > MSIX_MAX)
-		t->num_vectors = MSIX_MAX;
+	if (t->num_vectors > PCI_MSIX_MAX)
+		t->num_vectors = PCI_MSIX_MAX;
 	t->config_len = (sl_device_config_len(device) + 3u) & ~3u;
 	t->config_vector = REGS_NO_VECTOR;
 	t->vectors = calloc(t->num_vectors, sizeof(*t->vectors));
-	t->table = calloc(t->num_vectors, ENTRY_SIZE);
+	t->table = calloc(t->num_vectors, PCI_ENTRY_SIZE);
 	t->config = calloc(1, t->config_len + 4);
 	if (!t->vectors || !t->table || !t->config)
 		return sl_err_set(err, ENOMEM, "%s: out of memory", sl_device_name(device));
 	for (unsigned int v = 0; v < t->num_vectors; v++)
 		t->vectors[v].fd = -1;
-	clear_table(t);
 	return 0;
 }
 
@@ -836,6 +587,7 @@ struct pci *pci_new(struct sl_device *device, const struct pci_env *env, struct 
 	sl_features_set(&t->regs.own, SL_F_NOTIF_CONFIG_DATA);
 	sl_features_set(&t->regs.offered, SL_F_NOTIF_CONFIG_DATA);
 	pthread_mutex_init(&t->irq_lock, NULL);
+	pci_clear_table(t);
 	refresh(t);
 	return t;
 }
