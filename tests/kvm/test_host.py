@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
-from guest import SLUICE, Skip, check, main  # noqa: E402  pylint: disable=wrong-import-position
+from guest import SLUICE, TOP, Skip, check, main  # noqa: E402  pylint: disable=wrong-import-position
 
 LOAD = 0x100000  # where the program goes
 CODE = 0x100  # where its code begins in file and memory
@@ -176,6 +176,21 @@ def devices(lab):
     check(done.stdout == b"virt" + b"\xf4\x1a\x42\x10" * 2 + b"\r\n"[1:], f"{done.stdout}")
 
 
+def bare_program(lab):
+    """Our drivers against our devices: real registers, ioeventfd and irqfd, MSI-X and the edge of virtio-mmio."""
+    need_kvm()
+    bare = os.environ.get("BARE", os.path.join(TOP, "build", "guest", "bare"))
+    for words, transport in (("pci split verify poll", "pci"), ("pci packed verify interrupt", "pci"),
+                             ("mmio split verify poll irq=5", "mmio"),
+                             ("mmio packed verify interrupt irq=5", "mmio")):
+        disk = lab.disk(4)
+        done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append",
+                               f"blk {words} count=20", "--device", f"blk,{disk},packed=on,transport={transport}"],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+        check("bare: ok" in done.stdout and ", 0 failed, 0 wrong," in done.stdout, done.stdout + done.stderr)
+        check(("interrupt" in words) == (" 0 interrupts" not in done.stdout), done.stdout)
+
+
 def refuses(lab):
     """What is wrong is said in one line, with status 2 for what was typed and 1 for the rest."""
     need_kvm()
@@ -236,4 +251,4 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, devices, refuses, auto_says_why, leaves_nothing])
+          power_button, terminal_is_restored, devices, bare_program, refuses, auto_says_why, leaves_nothing])

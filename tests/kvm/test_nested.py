@@ -13,11 +13,14 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
 from guest import SLUICE, TOP, Skip, check, image, main, need  # noqa: E402  pylint: disable=wrong-import-position
+from test_host import OFF, elf, text  # noqa: E402  pylint: disable=wrong-import-position
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DISKS = "--device blk,/tmp/pci.img --device blk,/tmp/mmio.img,transport=mmio"
 GUEST = "--kernel /guest/vmlinuz --initrd /guest/initramfs --memory 256M"
 PATIENCE = 170  # seconds for the whole
+# guests of a few instructions: switch off; load an empty table of interrupts and make one
+TINY = {"off": text("tiny\n") + OFF, "triple": bytes.fromhex("0f011d00100000cc")}
 
 
 def nested():
@@ -78,6 +81,9 @@ def outer_initramfs(lab, job):
     for name in os.listdir(nested()):
         if name != "vmlinuz":
             place(root, "/kvm/" + name, os.path.join(nested(), name))
+    for name, code in TINY.items():
+        with open(root + "/guest/" + name, "wb") as file:
+            file.write(elf(code))
     with open(root + "/job", "w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in job)
     archive(root, out)
@@ -96,11 +102,15 @@ def host(lab, job):
 
 
 def boots_linux(lab):
-    """Two boots with a restart between them; each ends with the status that belongs to it."""
+    """Two boots with a restart between them, by MSI-X and by INTx; each ends with the status that belongs to it."""
     # a restart is status 1, as after a panic, with every engine; switching off is 0
-    machine = host(lab, [f"write 1 {GUEST} --cpus 2 --append 'quiet kvm.boot=1' {DISKS}",
-                         f"verify 0 {GUEST} --cpus 2 --append 'quiet kvm.boot=2' {DISKS}"])
-    for pattern in ("guest: written", "guest: restarting", "outer: ended write status 1",
+    machine = host(lab, ["tiny 0 --kernel /guest/off --memory 16M --cpus 16",
+                         "triple 1 --kernel /guest/triple --memory 16M",
+                         f"write 1 {GUEST} --cpus 2 --append 'quiet kvm.boot=1' {DISKS}",
+                         f"verify 0 {GUEST} --engine auto --cpus 2 --append 'quiet pci=nomsi kvm.boot=2' {DISKS}"])
+    for pattern in ("outer: ended tiny status 0", "the guest crashed .triple fault.", "outer: ended triple status 1",
+                    "guest: written", "guest: restarting", "outer: ended write status 1",
+                    "engine kvm: /dev/kvm runs at hardware speed", "guest: irq .*IO-APIC.*fasteoi.*virtio0",
                     "guest: verified after the restart", "outer: ended verify status 0", "outer: ok"):
         machine.expect(pattern, PATIENCE)
     for line in machine.seen:
