@@ -19,6 +19,10 @@
 
 #define SL_VQ_MAX_SIZE 32768
 
+/* Descriptors of one chain: the queue size (virtio 1.4, 2.7.5), but with INDIRECT_DESC never less than this.
+ * Linux fills tables up to the device's segment limit also when the queue is smaller. */
+#define SL_VQ_CHAIN_MAX 1024
+
 /**
  * struct sl_vq_config - everything that makes a running queue; fixed while it runs
  * @num:       queue size; split: a power of two; 1 to 32768

@@ -399,7 +399,9 @@ static struct sl_vq *alloc_queue(const struct sl_vq_config *cfg, struct sl_mem *
 	vq->event_idx = cfg->event_idx;
 	vq->indirect = cfg->indirect;
 	vq->in_order = cfg->in_order;
-	vq->num = cfg->num;
+	vq->num = vq->chain_max = cfg->num;
+	if (cfg->indirect && vq->chain_max < SL_VQ_CHAIN_MAX)
+		vq->chain_max = SL_VQ_CHAIN_MAX;
 	vq->event = UINT32_MAX;
 	vq->desc_gpa = cfg->desc;
 	vq->driver_gpa = cfg->driver;

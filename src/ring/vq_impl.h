@@ -66,6 +66,7 @@ struct vq_resubmit {
 /**
  * struct sl_vq
  * @special:    something out of the ordinary for pop: broken, or chains to resubmit
+ * @chain_max:  descriptors of one chain, see SL_VQ_CHAIN_MAX
  * @hint:       region of the last translation
  * @next_avail: split: free running; packed: slot
  * @avail_seen: split: available index as last read
@@ -81,7 +82,7 @@ struct sl_vq {
 	bool packed, event_idx, indirect, in_order;
 	bool special;
 	bool avail_wrap, used_wrap, pub_wrap;
-	uint16_t num;
+	uint16_t num, chain_max;
 	uint16_t next_avail, avail_seen, next_used, pub_used;
 	uint16_t taken, inflight, staged;
 	uint32_t event;
@@ -168,8 +169,8 @@ static inline int vq_walk_buffer(struct sl_vq *vq, struct vq_walk *w, struct sl_
 	const struct sl_mem_region *r = vq->hint;
 	uint64_t off = gpa - r->gpa;
 
-	if (unlikely(++w->descs > vq->num))
-		return vq_break(vq, "a descriptor chain is longer than the queue");
+	if (unlikely(++w->descs > vq->chain_max))
+		return vq_break(vq, "a descriptor chain is too long");
 	if (flags & WIRE_F_WRITE) {
 		if (!w->writing) {
 			w->writing = true;

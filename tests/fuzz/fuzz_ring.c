@@ -190,7 +190,7 @@ static void check_chain(const struct sl_chain *c)
 	size_t sum[2] = {0, 0};
 
 	require(c->out.cnt == c->out_cnt && c->in.cnt == c->in_cnt, "counts differ");
-	require((unsigned int)c->out_cnt + c->in_cnt <= r.o.num * (2 + r.o.one_byte), "too many entries");
+	require((unsigned int)c->out_cnt + c->in_cnt <= SL_VQ_CHAIN_MAX * (2 + r.o.one_byte), "too many entries");
 	for (unsigned int i = 0; i < (unsigned int)c->out_cnt + c->in_cnt; i++) {
 		const unsigned char *p = c->iov[i].iov_base;
 		size_t len = c->iov[i].iov_len;

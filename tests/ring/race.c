@@ -119,7 +119,7 @@ static void check_chain(const struct sl_chain *c)
 {
 	size_t out = 0, in = 0;
 
-	CHECK(c->out_cnt + c->in_cnt <= r.o.num * (1 + r.o.one_byte));
+	CHECK(c->out_cnt + c->in_cnt <= SL_VQ_CHAIN_MAX * (1 + r.o.one_byte));
 	for (unsigned int i = 0; i < (unsigned int)c->out_cnt + c->in_cnt; i++) {
 		const unsigned char *p = c->iov[i].iov_base;
 		size_t len = c->iov[i].iov_len;
