@@ -242,19 +242,6 @@ static void kvm_end(struct machine *m)
 	cpus_end(&k->cpus, GUEST_TOLD);
 }
 
-static void log_returns(const struct cpus *c)
-{
-	for (unsigned int reason = 0; reason < KVM_EXIT_REASONS; reason++) {
-		uint64_t sum = 0;
-
-		for (unsigned int i = 0; i < c->n; i++)
-			sum += c->cpu[i].returns[reason];
-		if (sum)
-			sl_log(SL_LOG_DEBUG, "run: KVM_RUN returned %llu times for %s", (unsigned long long)sum,
-			       cpu_exit_name(reason));
-	}
-}
-
 static int kvm_wait(struct machine *m)
 {
 	struct kvm *k = m->priv;
@@ -263,7 +250,6 @@ static int kvm_wait(struct machine *m)
 	sl_task_cancel(m->control, &k->start); /* when the loop never ran */
 	how = cpus_join(&k->cpus);
 	serial_stop(&k->serial);
-	log_returns(&k->cpus);
 	return how;
 }
 

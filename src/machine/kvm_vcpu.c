@@ -182,7 +182,7 @@ static int cpu_new(struct cpu *c, const struct boot_entry *entry, struct sl_err 
 
 /* ---- when a guest cannot go on ---- */
 
-const char *cpu_exit_name(unsigned int reason)
+static const char *exit_name(unsigned int reason)
 {
 	static const char *const names[] = {
 		[KVM_EXIT_UNKNOWN] = "unknown", [KVM_EXIT_EXCEPTION] = "exception", [KVM_EXIT_IO] = "io",
@@ -242,7 +242,7 @@ static void log_registers(const struct cpu *c)
 static void cannot_go_on(const struct cpu *c, const char *why)
 {
 	sl_log(SL_LOG_ERROR, "run: vCPU %u: KVM_RUN: exit %u (%s): %s", c->index, c->run->exit_reason,
-	       cpu_exit_name(c->run->exit_reason), why);
+	       exit_name(c->run->exit_reason), why);
 	log_registers(c);
 	cpus_end(c->cpus, GUEST_FAILED);
 }
@@ -316,10 +316,7 @@ static void system_event(const struct cpu *c)
 /* KVM_RUN came back: answer the guest. */
 static void handle(struct cpu *c)
 {
-	unsigned int reason = c->run->exit_reason;
-
-	c->returns[reason < KVM_EXIT_REASONS ? reason : KVM_EXIT_UNKNOWN]++;
-	switch (reason) {
+	switch (c->run->exit_reason) {
 	case KVM_EXIT_IO:
 		do_io(c);
 		break;

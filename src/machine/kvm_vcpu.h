@@ -9,15 +9,13 @@
 #include "machine/kvm_boot.h"
 #include "machine/kvm_vm.h"
 
-#define KVM_EXIT_REASONS 64
-
 struct cpus;
 
 /**
  * struct cpu
  * @fd:      the vCPU
  * @run:     the page that KVM shares with us: why the guest left, and what it wants
- * @returns: how often KVM_RUN returned to us, by its reason
+ * @started: there is a @thread; atomic
  */
 struct cpu {
 	struct cpus *cpus;
@@ -26,7 +24,6 @@ struct cpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	uint64_t returns[KVM_EXIT_REASONS];
 };
 
 /**
@@ -55,8 +52,5 @@ void cpus_end(struct cpus *c, enum guest_end how);
 enum guest_end cpus_join(struct cpus *c);
 /** cpus_free() - after cpus_join(), or after cpus_new() failed */
 void cpus_free(struct cpus *c);
-
-/** cpu_exit_name() - the name of an exit reason */
-const char *cpu_exit_name(unsigned int reason);
 
 #endif
