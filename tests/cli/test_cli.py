@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-SLUICE = sys.argv[1]
+SLUICE = os.path.abspath(sys.argv[1])  # the cases run in folders of their own
 MIB = 1 << 20
 BOUND = 30  # seconds, against hangs only
 
