@@ -459,9 +459,9 @@ static void acpi_no_room(void)
 
 /* ---- CPUID ---- */
 
-static struct {
+static union {
 	struct kvm_cpuid2 c;
-	struct kvm_cpuid_entry2 e[CPUID_MAX_ENTRIES];
+	unsigned char room[sizeof(struct kvm_cpuid2) + CPUID_MAX_ENTRIES * sizeof(struct kvm_cpuid_entry2)];
 } id;
 
 static const struct kvm_cpuid_entry2 *leaf(uint32_t function, uint32_t index)
