@@ -49,7 +49,7 @@ static void use_memory(struct sl_vhost_user_server *s, struct sl_mem *mem)
 {
 	sl_mem_put(s->mem);
 	s->mem = mem;
-	vus_rings_start(s, true);
+	vus_rings_start(s);
 }
 
 static int swap_memory(struct sl_vhost_user_server *s)
@@ -242,7 +242,7 @@ int vus_set_inflight_fd(struct sl_vhost_user_server *s)
 	if (s->inflight.mapping)
 		sl_mapping_put(s->inflight.mapping);
 	s->inflight = region;
-	vus_rings_start(s, true);
+	vus_rings_start(s);
 	return VUS_OK;
 }
 

@@ -66,7 +66,7 @@ static int set_features(struct sl_vhost_user_server *s)
 		for (unsigned int i = 0; i < s->num_rings; i++)
 			s->rings[i].enabled = true;
 	vus_rings_log(s);
-	vus_rings_start(s, true);
+	vus_rings_start(s);
 	return VUS_OK;
 }
 

@@ -19,8 +19,9 @@
  * GET_VRING_BASE also closes the kick descriptor: a kick that is still in it
  * must not start the ring again behind the front-end's back.
  *
- * A ring that cannot start or that breaks is reported once, on the error
- * descriptor and in the log; the connection and the other rings go on.
+ * A ring that cannot start or that breaks is reported on the error descriptor
+ * and in the log; the connection and the other rings go on. Starting is tried
+ * again with each message that changes something about the ring.
  */
 #include "transport/vhost_user_server.h"
 
@@ -72,7 +73,7 @@ static bool ready(const struct vus_ring *r)
 {
 	unsigned int regions;
 
-	if (r->running || r->stopped || r->failed || r->broken || !r->enabled || !r->num || !r->have_addr)
+	if (r->running || r->stopped || r->broken || !r->enabled || !r->num || !r->have_addr)
 		return false;
 	if (!r->s->features_set || !has_kick(r))
 		return false;
@@ -115,28 +116,13 @@ static bool logs(const struct sl_vhost_user_server *s)
 	return s->log && s->features >> SL_F_LOG_ALL & 1;
 }
 
-/*
- * Under which address the ring's own writes are logged. The front-end says it
- * for the used ring of a split ring (QEMU's may be a copy elsewhere). For packed
- * rings QEMU names the event area in the same way, although it is the descriptor ring that is written.
- */
-static uint64_t log_addr(const struct vus_ring *r)
-{
-	uint64_t desc = 0;
-
-	if (!(r->s->features >> SL_F_RING_PACKED & 1))
-		return r->addr.log;
-	sl_mem_uva_to_gpa(r->s->mem, r->addr.desc, &desc);
-	return desc;
-}
-
 static int start(struct vus_ring *r, struct sl_err *err)
 {
 	struct sl_vhost_user_server *s = r->s;
 	bool packed = s->features >> SL_F_RING_PACKED & 1;
 	struct sl_queue_setup setup = {
 		.vq = {.num = r->num, .log = logs(s) ? s->log : NULL, .log_ring = r->addr.flags & VU_VRING_LOG,
-		       .log_addr = log_addr(r)},
+		       .log_addr = r->addr.log},
 		.kick_fd = r->kick,
 		.call_fd = r->call,
 	};
@@ -174,7 +160,6 @@ static void try_start(struct vus_ring *r)
 	if (!ready(r))
 		return;
 	if (start(r, &err) < 0) {
-		r->failed = true;
 		vus_complain(r->s, "queue %u: %s", r->index, err.text);
 		report_failure(r);
 		return;
@@ -185,20 +170,10 @@ static void try_start(struct vus_ring *r)
 		sl_timer_set(r->s->loop, &r->s->poll_timer, POLL_NS);
 }
 
-void vus_rings_start(struct sl_vhost_user_server *s, bool changed)
+void vus_rings_start(struct sl_vhost_user_server *s)
 {
-	for (unsigned int i = 0; i < s->num_rings; i++) {
-		if (changed)
-			s->rings[i].failed = false;
+	for (unsigned int i = 0; i < s->num_rings; i++)
 		try_start(&s->rings[i]);
-	}
-}
-
-/* Something about this ring changed. */
-static void retry(struct vus_ring *r)
-{
-	r->failed = false;
-	try_start(r);
 }
 
 /* ---- stop ---- */
@@ -264,7 +239,7 @@ int vus_set_vring_num(struct sl_vhost_user_server *s)
 	if (num & (num - 1) && s->features_set && !(s->features >> SL_F_RING_PACKED & 1))
 		return -EINVAL;
 	r->num = (uint16_t)num;
-	retry(r);
+	try_start(r);
 	return VUS_OK;
 }
 
@@ -281,7 +256,7 @@ int vus_set_vring_addr(struct sl_vhost_user_server *s)
 	r->addr = *a;
 	r->have_addr = true;
 	vus_rings_log(s);
-	retry(r);
+	try_start(r);
 	return VUS_OK;
 }
 
@@ -295,7 +270,7 @@ int vus_set_vring_base(struct sl_vhost_user_server *s)
 		return -EBUSY;
 	r->base = s->conn->in.p.state.num;
 	r->left = 0;
-	retry(r);
+	try_start(r);
 	return VUS_OK;
 }
 
@@ -304,7 +279,7 @@ static int answer_base(struct sl_vhost_user_server *s)
 	struct vus_ring *r = named_ring(s);
 
 	r->stopped = true;
-	r->failed = r->broken = r->polled = false;
+	r->broken = r->polled = false;
 	close_fd(&r->kick);
 	vus_answer(s, sizeof(struct vu_vring_state));
 	s->conn->out.p.state = (struct vu_vring_state){r->index, r->left ? r->left : r->base};
@@ -336,7 +311,7 @@ int vus_set_vring_enable(struct sl_vhost_user_server *s)
 		return -EINVAL;
 	r->enabled = on;
 	if (on) {
-		retry(r);
+		try_start(r);
 		return VUS_OK;
 	}
 	vus_ring_stop(r);
@@ -372,7 +347,7 @@ int vus_set_vring_kick(struct sl_vhost_user_server *s)
 			sl_timer_set(s->loop, &s->poll_timer, POLL_NS);
 	}
 	close_fd(&old);
-	retry(r);
+	try_start(r);
 	return VUS_OK;
 }
 
@@ -415,11 +390,12 @@ int vus_vring_kick(struct sl_vhost_user_server *s)
 
 	if (!r)
 		return -EINVAL;
-	r->stopped = false;
 	if (r->running)
 		sl_queue_kick(s->device, r->index);
-	else
+	if (r->stopped) {
+		r->stopped = false;
 		try_start(r);
+	}
 	return VUS_OK;
 }
 
@@ -432,7 +408,7 @@ void vus_rings_log(struct sl_vhost_user_server *s)
 
 		if (r->running)
 			sl_queue_set_log(s->device, i, logs(s) ? s->log : NULL, r->addr.flags & VU_VRING_LOG,
-					 log_addr(r));
+					 r->addr.log);
 	}
 }
 
@@ -484,7 +460,7 @@ void vus_ring_forget(struct vus_ring *r, bool fds)
 {
 	r->num = 0;
 	r->base = r->left = 0;
-	r->have_addr = r->polled = r->enabled = r->stopped = r->failed = r->broken = false;
+	r->have_addr = r->polled = r->enabled = r->stopped = r->broken = false;
 	close_fd(&r->kick);
 	if (!fds)
 		return;

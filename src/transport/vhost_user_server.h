@@ -24,7 +24,6 @@
  * @stopped:  GET_VRING_BASE stopped it; the next SET_VRING_KICK or VRING_KICK starts it
  * @running:  the device has it
  * @stopping: sl_queue_stop() was called and not answered yet
- * @failed:   it could not start; not tried again before something about it changes
  * @broken:   the device found the ring broken; only GET_VRING_BASE or a reset helps
  * @calling:  @call_task is on its way (any thread)
  * @call_owed, @err_owed: in-band messages that did not fit into the socket yet
@@ -32,7 +31,7 @@
 struct vus_ring {
 	struct sl_vhost_user_server *s;
 	uint16_t index, num;
-	bool have_addr, polled, enabled, stopped, running, stopping, failed, broken, call_owed, err_owed;
+	bool have_addr, polled, enabled, stopped, running, stopping, broken, call_owed, err_owed;
 	int kick, call, err;
 	uint32_t base, left;
 	struct vu_vring_addr addr;
@@ -143,8 +142,8 @@ void vus_reset_device(struct sl_vhost_user_server *s);
 void vus_rings_init(struct sl_vhost_user_server *s);
 /** vus_ring_forget() - back to the state at connect; @fds: also the call and error descriptors */
 void vus_ring_forget(struct vus_ring *r, bool fds);
-/** vus_rings_start() - start every ring that is ready and does not run; @changed: also those that failed before */
-void vus_rings_start(struct sl_vhost_user_server *s, bool changed);
+/** vus_rings_start() - something about all rings changed: start those that are ready now */
+void vus_rings_start(struct sl_vhost_user_server *s);
 void vus_ring_stop(struct vus_ring *r);
 void vus_rings_stop(struct sl_vhost_user_server *s);
 /** vus_rings_log() - memory log, its feature or a ring's flag changed: tell the running rings */

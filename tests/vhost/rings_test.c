@@ -74,15 +74,24 @@ static void enable_first(void)
 	down();
 }
 
+static bool was_called(int fd)
+{
+	uint64_t n;
+
+	return read(fd, &n, sizeof(n)) == sizeof(n);
+}
+
 /* Each of the things a ring needs may be the last one to come. */
 static void any_order(void)
 {
 	for (int last = 0; last < 6; last++) {
+		int err = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		struct vu_vring_addr addr;
 
 		bed_open(&b, false);
 		fe_connect(&f, &b);
 		fe_hello(&f, FE_RING_FEATURES | BIT30, FE_ALL_PROTOCOL);
+		CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_ERR, 0, err), 0);
 		fe_ring_new(&f, 0, 8);
 		addr = fe_ring_addr(&f, 0);
 		for (int k = 1; k <= 6; k++) {
@@ -113,6 +122,8 @@ static void any_order(void)
 		}
 		CHECK(sl_queue_running(b.dev, 0));
 		CHECK(fe_echo(&f, 0));
+		CHECK(!was_called(err)); /* not started too early, nor twice */
+		close(err);
 		down();
 	}
 }
@@ -254,10 +265,12 @@ static void base_of_a_ring_that_never_ran(void)
 
 static void changes_while_running(void)
 {
+	int err = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct vu_vring_addr addr;
 
 	begin(FE_RING_FEATURES | BIT30);
 	fe_ring_up(&f, 0, 8);
+	CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_ERR, 0, err), 0);
 	addr = fe_ring_addr(&f, 0);
 	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_NUM, 0, 16), 1);
 	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_NUM, 0, 8), 0);
@@ -276,14 +289,9 @@ static void changes_while_running(void)
 	f.ring[0].call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_CALL, 0, f.ring[0].call), 0);
 	CHECK(fe_echo(&f, 0));
+	CHECK(!was_called(err));
+	close(err);
 	down();
-}
-
-static bool was_called(int fd)
-{
-	uint64_t n;
-
-	return read(fd, &n, sizeof(n)) == sizeof(n);
 }
 
 static void calls(void)
@@ -428,6 +436,7 @@ static void inband(void)
 	}
 	/* stopped, an in-band kick starts it again: it cannot be an old one */
 	CHECK_EQ(fe_get_base(&f, 1), 3);
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_BASE, 1, 3), 0);
 	CHECK(!sl_queue_running(b.dev, 1));
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 0);
 	CHECK(sl_queue_running(b.dev, 1));
@@ -445,6 +454,13 @@ static void inband(void)
 		CHECK(m.h.request != VU_BACKEND_VRING_ERR);
 	sl_device_config_update(b.dev, 0, "z", 1);
 	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	/* so is one that cannot start */
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_NUM, 0, 8), 0);
+	addr.index = 0;
+	addr.desc = 0;
+	CHECK_EQ(fe_set(&f, VU_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0), 0);
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 1), 0);
+	CHECK(fe_told_once(&f, VU_BACKEND_VRING_ERR, 0));
 	ring.index = BED_QUEUES;
 	CHECK_EQ(fe_set(&f, VU_VRING_KICK, &ring, sizeof(ring), NULL, 0), 1);
 	down();

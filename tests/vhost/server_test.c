@@ -143,9 +143,12 @@ static void config(void)
 	for (uint32_t size = 0; size <= 20; size++) { /* User-mode Linux: from 0, growing */
 		CHECK_EQ(get_config(0, size, &m), 0);
 		CHECK_EQ(m.p.config.size, size);
+		CHECK_EQ(m.p.config.offset, 0);
+		CHECK_EQ(m.p.config.flags, 0);
 		CHECK(!memcmp(m.p.config.data, "0123456789abcdef\0\0\0", size < 19 ? size : 19));
 	}
 	CHECK_EQ(get_config(10, 6, &m), 0);
+	CHECK_EQ(m.p.config.offset, 10);
 	CHECK(!memcmp(m.p.config.data, "abcdef", 6));
 	CHECK_EQ(get_config(UINT32_MAX, 4, &m), 0);
 	CHECK(!memcmp(m.p.config.data, "\0\0\0\0", 4));
@@ -248,7 +251,9 @@ static void status(void)
 	CHECK_EQ(fe_get_u64(&f, VU_GET_STATUS), 0);
 	CHECK_EQ(b.resets, 1);
 	CHECK(!sl_queue_running(b.dev, 0));
-	/* the driver's part starts anew on the same connection and memory */
+	/* the driver's part starts anew on the same connection and memory: no ring without features */
+	fe_ring_up(&f, 1, 8);
+	CHECK(!sl_queue_running(b.dev, 1));
 	CHECK_EQ(fe_set_u64(&f, VU_SET_FEATURES, FE_RING_FEATURES | BIT30), 0);
 	fe_ring_up(&f, 0, 8);
 	CHECK(fe_echo(&f, 0));
