@@ -341,6 +341,11 @@ static void polled_ring(void)
 	bed_run(&b);
 	CHECK(fe_offer_quietly(&f, 0, 32) != NULL);
 	CHECK(fe_done(&f, 0) != NULL);
+	/* disabled, nothing is looked at any more */
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 0), 0);
+	for (int i = 0; i < 5; i++)
+		sl_loop_step(b.loop, 2);
+	CHECK(!sl_loop_step(b.loop, 5));
 	down();
 }
 
