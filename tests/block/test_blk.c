@@ -3,6 +3,7 @@
 #include "disk.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 
 /* ---- layouts ---- */
 
@@ -327,12 +328,32 @@ static void open_lines(void)
 struct runner {
 	struct sl_loop *loop;
 	pthread_t thread;
+	struct sl_task hello;
+	sem_t runs;
 };
 
 static void *run(void *arg)
 {
 	sl_loop_run(arg);
 	return NULL;
+}
+
+static void hello(void *arg)
+{
+	sem_post(arg);
+}
+
+/* Back when the thread runs its loop: before, sl_loop_invoke() takes the loop for one that is stepped by hand. */
+static void start_runner(struct runner *r)
+{
+	r->loop = sl_loop_new();
+	r->hello = (struct sl_task){.fn = hello, .arg = &r->runs};
+	REQUIRE(r->loop && sem_init(&r->runs, 0, 0) == 0);
+	REQUIRE(pthread_create(&r->thread, NULL, run, r->loop) == 0);
+	sl_task_send(r->loop, &r->hello);
+	while (sem_wait(&r->runs) < 0)
+		;
+	sem_destroy(&r->runs);
 }
 
 /* Two queues on two threads, one file: each request done once, data as written. */
@@ -352,8 +373,8 @@ static void queues_on_threads(void)
 	char text[256];
 
 	for (unsigned int i = 0; i < 2; i++) {
-		loops[i] = r[i].loop = sl_loop_new();
-		REQUIRE(pthread_create(&r[i].thread, NULL, run, loops[i]) == 0);
+		start_runner(&r[i]);
+		loops[i] = r[i].loop;
 	}
 	snprintf(text, sizeof(text), "blk,%s,queues=2", path);
 	REQUIRE(spec_parse(&spec, text, NULL) == 0);
