@@ -120,8 +120,13 @@ struct __attribute__((packed)) table_pointer {
 	uint64_t base;
 };
 
-/* what the processor pushed */
-struct frame;
+/* start.S */
+void enter_device(void);
+void enter_spurious(void);
+void enter_fault(void);
+/* called from there */
+void device_interrupt(void);
+_Noreturn void fault(const uint64_t *pushed);
 
 static struct gate gates[256];
 static void (*on_interrupt)(void);
@@ -132,23 +137,16 @@ static volatile uint32_t *word(uintptr_t address)
 	return (volatile uint32_t *)address;
 }
 
-__attribute__((interrupt)) static void device_interrupt(struct frame *f)
+void device_interrupt(void)
 {
-	(void)f;
 	seen++;
 	if (on_interrupt)
 		on_interrupt();
 	*word(LAPIC_BASE + LAPIC_EOI) = 0;
 }
 
-__attribute__((interrupt)) static void spurious(struct frame *f)
+void fault(const uint64_t *pushed)
 {
-	(void)f;
-}
-
-__attribute__((interrupt)) static void fault(struct frame *f)
-{
-	const uint64_t *pushed = (const uint64_t *)(const void *)f;
 	uint64_t address;
 
 	__asm__ volatile("mov %%cr2, %0" : "=r"(address));
@@ -162,7 +160,7 @@ __attribute__((interrupt)) static void fault(struct frame *f)
 	leave(EXIT_BAD);
 }
 
-static void set_gate(unsigned int vector, void (*handler)(struct frame *f))
+static void set_gate(unsigned int vector, void (*handler)(void))
 {
 	uint64_t at = (uint64_t)(uintptr_t)handler;
 
@@ -181,11 +179,11 @@ void interrupts_init(void (*handler)(void))
 
 	on_interrupt = handler;
 	for (unsigned int v = 0; v < 32; v++)
-		set_gate(v, fault);
+		set_gate(v, enter_fault);
 	for (unsigned int v = 32; v < 256; v++)
-		set_gate(v, spurious);
-	set_gate(VECTOR_QUEUE, device_interrupt);
-	set_gate(VECTOR_CONFIG, device_interrupt);
+		set_gate(v, enter_spurious);
+	set_gate(VECTOR_QUEUE, enter_device);
+	set_gate(VECTOR_CONFIG, enter_device);
 	__asm__ volatile("lidt %0" : : "m"(p));
 	out8(PORT_PIC1_MASK, 0xff);
 	out8(PORT_PIC2_MASK, 0xff);

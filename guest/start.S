@@ -76,6 +76,38 @@ long_mode:
 	hlt
 	jmp 3b
 
+/* Entries of the interrupt table. C saves the rest, there is no other state (-mgeneral-regs-only). */
+	.globl enter_device, enter_spurious, enter_fault
+enter_device:
+	push %rax
+	push %rcx
+	push %rdx
+	push %rsi
+	push %rdi
+	push %r8
+	push %r9
+	push %r10
+	push %r11		/* with what the processor pushed the stack is aligned to 16 again */
+	cld
+	call device_interrupt
+	pop %r11
+	pop %r10
+	pop %r9
+	pop %r8
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	pop %rcx
+	pop %rax
+enter_spurious:
+	iretq
+
+enter_fault:
+	mov %rsp, %rdi
+	and $-16, %rsp
+	cld
+	call fault
+
 	.section .rodata
 	.balign 8
 gdt:	.quad 0
