@@ -75,6 +75,8 @@ def panics(lab):
     for engine in ENGINES:
         guest = lab.run("panic", engine=engine)
         check(guest.wait() == 1, f"{engine}: {guest.tail()}")
+        check(guest.seen[-1].endswith({"qemu": "as it does after a panic", "uml": "the guest panicked"}[engine]),
+              guest.tail())
 
 
 def left_behind():
