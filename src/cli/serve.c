@@ -5,6 +5,7 @@
  * data threads run the queues. SIGTERM or SIGINT: no new requests, what is in
  * flight is finished, sockets are removed; a second one leaves at once (the
  * front-end sees a killed back-end, and an inflight region repairs that).
+ * SIGHUP: look at the sizes of images again and tell the guests.
  */
 #include "cli/cmd.h"
 
@@ -77,6 +78,16 @@ static void connection_gone(void *arg)
 		sl_vhost_user_server_stop(s->server, server_stopped, s);
 }
 
+/* SIGHUP: somebody has changed the size of an image. */
+static void refresh_devices(struct serve *serve)
+{
+	struct sl_err err;
+
+	for (unsigned int i = 0; i < serve->n; i++)
+		if (device_refresh(serve->served[i].device, &err))
+			sl_log(SL_LOG_WARN, "serve: %s", err.text);
+}
+
 static void on_signal(void *arg, uint32_t events)
 {
 	struct serve *serve = arg;
@@ -85,6 +96,10 @@ static void on_signal(void *arg, uint32_t events)
 	(void)events;
 	if (read(serve->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
+	if (info.ssi_signo == SIGHUP) {
+		refresh_devices(serve);
+		return;
+	}
 	if (serve->stopping)
 		_exit(EXIT_RUNTIME);
 	serve->stopping = true;
@@ -101,6 +116,7 @@ static int watch_signals(struct serve *serve)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	serve->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (serve->signal_fd < 0)

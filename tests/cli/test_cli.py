@@ -242,6 +242,37 @@ def idle():
         check(used <= 1, f"{used} ticks in a second without work")
 
 
+# ---- resize ----
+
+def resize():
+    """An image that grows: SIGHUP makes the server look, and a front-end reads the new capacity."""
+    get_features, set_protocol_features, get_config = 1, 16, 24
+    with Serve(f"blk,{disk('d')},socket=s", sockets=["s"]) as server, socket.socket(socket.AF_UNIX) as s:
+        def request(number, payload=b""):
+            s.sendall(struct.pack("=III", number, 1, len(payload)) + payload)
+
+        def answer():
+            header = s.recv(12, socket.MSG_WAITALL)
+            return s.recv(struct.unpack("=III", header)[2], socket.MSG_WAITALL)
+
+        def capacity():
+            request(get_config, struct.pack("=III", 0, 8, 0) + bytes(8))
+            return struct.unpack("<Q", answer()[12:])[0] * 512
+
+        s.settimeout(BOUND)
+        s.connect("s")
+        request(get_features)
+        answer()
+        request(set_protocol_features, struct.pack("=Q", 1 << 9))
+        check(capacity() == MIB, "capacity before")
+        os.truncate("d", 3 * MIB)
+        check(capacity() == MIB, "capacity before SIGHUP")
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + BOUND
+        while capacity() != 3 * MIB:
+            check(time.monotonic() < deadline, f"capacity stays {capacity()}")
+
+
 # ---- devices ----
 
 def devices():
@@ -256,7 +287,7 @@ def devices():
         check(sluice("devices", t["type"]).stdout in text, "one type is not part of all")
 
 
-CASES = [commands, specs, files, locked, run_files, left_over, all_or_nothing, inherited, idle, devices]
+CASES = [commands, specs, files, locked, run_files, left_over, all_or_nothing, inherited, idle, resize, devices]
 
 
 def main():
