@@ -8,6 +8,8 @@
 
 #include "transport/direct.h"
 
+#include <sluice/log.h>
+
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -216,7 +218,7 @@ static void features_are_fixed_while_a_queue_runs(void)
 	close_device();
 }
 
-static void status_machine(void) /* A51 */
+static void a51_status_machine(void)
 {
 	struct sl_features f = choose(0);
 
@@ -236,7 +238,7 @@ static void status_machine(void) /* A51 */
 	close_device();
 }
 
-static void config_space(void) /* A52 */
+static void a52_config_space(void)
 {
 	char buf[8];
 	uint32_t gen;
@@ -460,7 +462,7 @@ static void reset_waits_and_touches_nothing_afterwards(void) /* C5 in the core *
 	close_device();
 }
 
-static void broken_queue_leaves_its_sibling_alone(void) /* A24, A34, A35 */
+static void a35_broken_queue_leaves_its_sibling_alone(void)
 {
 	struct sl_features f = choose(0);
 	struct io io = {0};
@@ -503,6 +505,69 @@ static void broken_queue_leaves_its_sibling_alone(void) /* A24, A34, A35 */
 	reap(&q[0], &io);
 	rig_queue_close(&q[0]);
 	rig_queue_close(&q[1]);
+	close_device();
+}
+
+static unsigned int lines;
+
+static void count_line(void *arg, enum sl_log_level level, const char *line)
+{
+	(void)arg;
+	(void)level;
+	(void)line;
+	lines++;
+}
+
+/* A guest that breaks its ring again and again neither floods the log nor keeps the loop busy. */
+static void a34_nonsense_floods_nothing(void)
+{
+	struct sl_features f = choose(0);
+	struct rig_queue q;
+
+	open_device(1);
+	lines = 0;
+	sl_log_to(count_line, NULL, SL_LOG_INFO);
+	for (int i = 0; i < 100; i++) {
+		CHECK_EQ(sl_device_accept(device, &f), 0);
+		start(&q, 0, 16, &f);
+		*(uint16_t *)(void *)(rig.driver + (q.setup.vq.driver - RIG_GPA) + 2) = 0x7fff;
+		sl_queue_kick(device, 0);
+		steps(3);
+		CHECK(direct.queues[0].broken);
+		CHECK(!sl_loop_step(loop, 0));
+		direct_reset(&direct);
+		rig_queue_close(&q);
+	}
+	CHECK(lines >= 1 && lines <= 10);
+	sl_log_to(NULL, NULL, SL_LOG_INFO);
+	close_device();
+}
+
+static void a15_kick_of_a_queue_that_does_not_run(void)
+{
+	struct sl_features f = choose(0);
+	struct io io = {0};
+	struct rig_queue q;
+
+	open_device(1);
+	CHECK_EQ(sl_device_accept(device, &f), 0);
+	rig_queue(&rig, &q, 16, &f);
+	submit(&q, &io, 0);
+	sl_dq_publish(q.dq);
+	sl_queue_kick(device, 0); /* before it was started */
+	sl_queue_kick(device, 77);
+	steps(3);
+	CHECK_EQ(n_requests, 0);
+	CHECK_EQ(sl_queue_start(device, 0, &q.setup, rig.mem, NULL), 0);
+	steps(2);
+	reap(&q, &io);
+	direct_stop(&direct, 0);
+	submit(&q, &io, 1);
+	sl_dq_publish(q.dq);
+	sl_queue_kick(device, 0); /* after it was stopped */
+	steps(3);
+	CHECK_EQ(n_requests, 1);
+	rig_queue_close(&q);
 	close_device();
 }
 
@@ -552,7 +617,7 @@ static void add_another(struct sl_queue *q)
 	sl_dq_publish(refill->dq);
 }
 
-static void work_in_one_turn_is_bounded(void) /* A27 */
+static void a27_work_in_one_turn_is_bounded(void)
 {
 	struct sl_features f = choose(0);
 	struct rig_queue q;
@@ -578,7 +643,7 @@ static void work_in_one_turn_is_bounded(void) /* A27 */
 	close_device();
 }
 
-static void bad_starts_are_refused(void)
+static void a29_bad_starts_are_refused(void)
 {
 	struct sl_features f = choose(0);
 	struct rig_queue q, again;
@@ -597,7 +662,7 @@ static void bad_starts_are_refused(void)
 	again.setup.vq.num = 12;
 	CHECK(sl_queue_start(device, 0, &again.setup, rig.mem, &err) < 0); /* no power of two */
 	again = q;
-	again.setup.vq.desc = RIG_GPA + rig.size - 16; /* A28, A29, B20: reaches out of memory */
+	again.setup.vq.desc = RIG_GPA + rig.size - 16; /* reaches out of memory */
 	CHECK(sl_queue_start(device, 0, &again.setup, rig.mem, &err) < 0);
 	again = q;
 	file = open("/dev/null", O_RDONLY | O_CLOEXEC); /* cannot be waited on */
@@ -743,16 +808,18 @@ static void queue_on_another_thread(void)
 static const struct t_case cases[] = {
 	{"features_must_be_a_subset", features_must_be_a_subset},
 	{"features_are_fixed_while_a_queue_runs", features_are_fixed_while_a_queue_runs},
-	{"status_machine", status_machine},
-	{"config_space", config_space},
+	{"a51_status_machine", a51_status_machine},
+	{"a52_config_space", a52_config_space},
 	{"requests_go_round_in_every_format", requests_go_round_in_every_format},
 	{"one_call_a_round", one_call_a_round},
 	{"stop_waits_for_requests_in_flight", stop_waits_for_requests_in_flight},
 	{"reset_waits_and_touches_nothing_afterwards", reset_waits_and_touches_nothing_afterwards},
-	{"broken_queue_leaves_its_sibling_alone", broken_queue_leaves_its_sibling_alone},
+	{"a35_broken_queue_leaves_its_sibling_alone", a35_broken_queue_leaves_its_sibling_alone},
+	{"a34_nonsense_floods_nothing", a34_nonsense_floods_nothing},
+	{"a15_kick_of_a_queue_that_does_not_run", a15_kick_of_a_queue_that_does_not_run},
 	{"device_can_fail_a_queue", device_can_fail_a_queue},
-	{"work_in_one_turn_is_bounded", work_in_one_turn_is_bounded},
-	{"bad_starts_are_refused", bad_starts_are_refused},
+	{"a27_work_in_one_turn_is_bounded", a27_work_in_one_turn_is_bounded},
+	{"a29_bad_starts_are_refused", a29_bad_starts_are_refused},
 	{"call_descriptor_that_blocks_does_not", call_descriptor_that_blocks_does_not},
 	{"memory_may_change_under_requests", memory_may_change_under_requests},
 	{"queue_on_another_thread", queue_on_another_thread},
