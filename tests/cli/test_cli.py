@@ -184,6 +184,26 @@ def run_files():
     wrong(2, "--cpus 0: wants a number", "run", "--kernel", "text", "--cpus", "0")
 
 
+def run_devices():
+    """What is wrong with a device is said before a guest is started."""
+    def run(status, pattern, device, *more, **kwargs):
+        wrong(status, pattern, "run", "--engine", "qemu", "--kernel", "kernel", "--device", device, *more, **kwargs)
+
+    with open("kernel", "wb") as f:
+        f.write(b"HdrS".rjust(0x206, b"\0"))
+    wrong(2, "--initrd missing: No such file", "run", "--engine", "qemu", "--kernel", "kernel", "--initrd", "missing")
+    run(2, "engine qemu: qemu-system-x86_64 is not there; type: ", "blk,null:1M", env={**os.environ, "PATH": "."})
+    run(2, "blkk: unknown device type; did you mean 'blk'", "blkk,null:1M")
+    run(2, "missing: cannot open: No such file", "blk,missing")
+    run(2, "looks like a qcow2 image: write format=", f"blk,{disk('qcow2', MIB, b'QFI' + bytes([0xfb]))}")
+    run(2, "fd: only `sluice serve` takes it", "blk,null:1M,fd=0")
+    run(2, "socket=missing: No such file", "blk,socket=missing")
+    run(2, "socket=qcow2: is no socket", "blk,socket=qcow2")
+    run(2, "unknown key 'quues'; did you mean 'queues'", "blk,socket=s,quues=1")
+    run(2, "disk: the source belongs to the process that serves", "blk,disk,socket=s")
+    run(2, "the second: cannot open", "blk,null:1M", "--device", "blk,the second")
+
+
 # ---- sockets ----
 
 def left_over():
@@ -287,7 +307,8 @@ def devices():
         check(sluice("devices", t["type"]).stdout in text, "one type is not part of all")
 
 
-CASES = [commands, specs, files, locked, run_files, left_over, all_or_nothing, inherited, idle, resize, devices]
+CASES = [commands, specs, files, locked, run_files, run_devices, left_over, all_or_nothing, inherited, idle,
+         resize, devices]
 
 
 def main():
