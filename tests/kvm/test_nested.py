@@ -17,8 +17,8 @@ from test_host import OFF, elf, text  # noqa: E402  pylint: disable=wrong-import
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DISKS = "--device blk,/tmp/pci.img --device blk,/tmp/mmio.img,transport=mmio"
-GUEST = "--kernel /guest/vmlinuz --initrd /guest/initramfs --memory 256M"
-PATIENCE = 170  # seconds for the whole
+GUEST = "--kernel /guest/vmlinuz --initrd /guest/initramfs"
+PATIENCE = 240  # seconds for the whole
 # guests of a few instructions: switch off; load an empty table of interrupts and make one
 TINY = {"off": text("tiny\n") + OFF, "triple": bytes.fromhex("0f011d00100000cc")}
 
@@ -57,12 +57,13 @@ def program(root, file, name):
 
 
 def inner_initramfs(lab):
-    """The guest's: that of the other tests, with another init and the driver for MMIO."""
+    """The guest's: that of the other tests, with another init and two drivers more."""
     root, out = lab.path("inner"), lab.path("inner.img")
     place(root, "/init", os.path.join(HERE, "inner-init"))
     tree = image() + "/linux/modules"
     for release in os.listdir(tree):
-        place(root, f"/lib/modules/{release}/virtio_mmio.ko", f"{tree}/{release}/kernel/drivers/virtio/virtio_mmio.ko")
+        for module in ("virtio/virtio_mmio.ko", "acpi/button.ko"):
+            place(root, f"/lib/modules/{release}/{os.path.basename(module)}", f"{tree}/{release}/kernel/drivers/{module}")
     shutil.copyfile(image() + "/initramfs", out)
     archive(root, out)
     return out
@@ -106,12 +107,14 @@ def boots_linux(lab):
     # a restart is status 1, as after a panic, with every engine; switching off is 0
     machine = host(lab, ["tiny 0 --kernel /guest/off --memory 16M --cpus 16",
                          "triple 1 --kernel /guest/triple --memory 16M",
-                         f"write 1 {GUEST} --cpus 2 --append 'quiet kvm.boot=1' {DISKS}",
-                         f"verify 0 {GUEST} --engine auto --cpus 2 --append 'quiet pci=nomsi kvm.boot=2' {DISKS}"])
+                         f"write 1 {GUEST} --memory 256M --cpus 2 --append 'quiet kvm.boot=1' {DISKS}",
+                         f"verify 0 {GUEST} --engine auto --memory 3584M --cpus 3 "
+                         f"--append 'quiet pci=nomsi kvm.boot=2' {DISKS}"])
     for pattern in ("outer: ended tiny status 0", "the guest crashed .triple fault.", "outer: ended triple status 1",
-                    "guest: written", "guest: restarting", "outer: ended write status 1",
-                    "engine kvm: /dev/kvm runs at hardware speed", "guest: irq .*IO-APIC.*fasteoi.*virtio0",
-                    "guest: verified after the restart", "outer: ended verify status 0", "outer: ok"):
+                    "guest: processors 2 memory 2[0-9][0-9] MiB", "guest: written", "guest: restarting", "outer: ended write status 1",
+                    "engine kvm: /dev/kvm runs at hardware speed", "guest: processors 3 memory 3[45][0-9][0-9] MiB",
+                    "guest: irq .*IO-APIC.*fasteoi.*virtio0",
+                    "guest: verified after the restart", "guest: the power button was pressed", "outer: ended verify status 0", "outer: ok"):
         machine.expect(pattern, PATIENCE)
     for line in machine.seen:
         if "guest: irq" in line or "outer: counters" in line or "outer: ended" in line:
@@ -119,5 +122,18 @@ def boots_linux(lab):
     check(machine.wait(30) == 0, "QEMU did not end well")
 
 
+def exits_per_io(lab):
+    """How often the guest leaves KVM for a read: the difference between two runs, by KVM's own counters."""
+    counts, reads = {}, (3200, 9600)
+    machine = host(lab, [f"{n} 0 {GUEST} --memory 256M --append 'quiet kvm.reads={n}' {DISKS}" for n in reads])
+    for n in reads:
+        words = machine.expect(f"outer: counters {n} (.*)", PATIENCE)[1].split()
+        counts[n] = dict(zip(words[::2], map(int, words[1::2])))
+        machine.expect(f"outer: ended {n} status 0", PATIENCE)
+    for name, last in counts[reads[1]].items():
+        print(f"    {name}: {(last - counts[reads[0]][name]) / 2 / (reads[1] - reads[0]):.4f} a read")
+    machine.expect("outer: ok", PATIENCE)
+
+
 if __name__ == "__main__":
-    main([boots_linux])
+    main([boots_linux, exits_per_io])
