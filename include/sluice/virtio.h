@@ -189,7 +189,8 @@ SL_API int sl_device_set_status(struct sl_device *d, uint8_t status);
 SL_API void sl_device_needs_reset(struct sl_device *d, unsigned int index, const char *why);
 /**
  * sl_device_reset() - stop every queue, forget features and status
- * @done: called on the control loop when all requests in flight are done, perhaps before this returns
+ * @done: called on the control loop when all requests in flight are done; before this returns when no queue
+ *        runs. May be NULL
  *
  * queue_stopped is not called for the queues it stops.
  */

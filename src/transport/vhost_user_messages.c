@@ -33,7 +33,7 @@ static int answer_u64(struct sl_vhost_user_server *s, uint64_t value)
 
 int vus_when_drained(struct sl_vhost_user_server *s, int (*after)(struct sl_vhost_user_server *s))
 {
-	if (!s->draining && !s->resetting)
+	if (!s->draining)
 		return after(s);
 	s->conn->after = after;
 	return VUS_LATER;
@@ -140,12 +140,6 @@ static int get_max_mem_slots(struct sl_vhost_user_server *s)
 	return answer_u64(s, SL_MEM_MAX_REGIONS);
 }
 
-static int after_reset(struct sl_vhost_user_server *s)
-{
-	(void)s;
-	return VUS_OK;
-}
-
 static int drained_for_reset(struct sl_vhost_user_server *s)
 {
 	for (unsigned int i = 0; i < s->num_rings; i++) {
@@ -158,8 +152,8 @@ static int drained_for_reset(struct sl_vhost_user_server *s)
 	}
 	s->features = 0;
 	s->features_set = false;
-	vus_reset_device(s);
-	return vus_when_drained(s, after_reset);
+	sl_device_reset(s->device, NULL, NULL); /* nothing is in flight: it is done when this returns */
+	return VUS_OK;
 }
 
 /* Connection, memory, call descriptors and protocol features stay; the driver's part starts anew. */

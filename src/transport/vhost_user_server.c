@@ -192,21 +192,7 @@ static void connection_ready(void *arg, uint32_t events)
 		receive(s);
 }
 
-/* ---- waiting for rings and resets ---- */
-
-static void reset_done(void *arg)
-{
-	struct sl_vhost_user_server *s = arg;
-
-	s->resetting = false;
-	sl_task_post(s->loop, &s->resume);
-}
-
-void vus_reset_device(struct sl_vhost_user_server *s)
-{
-	s->resetting = true;
-	sl_device_reset(s->device, reset_done, s);
-}
+/* ---- waiting for rings ---- */
 
 /*
  * The last trace of the front-end. No call of a ring is on its way any more:
@@ -222,16 +208,12 @@ static void forget_front_end(struct sl_vhost_user_server *s)
 	s->features_set = s->closing = s->channel.config_owed = false;
 }
 
-/* No ring runs any more: reset the device once, then be ready for the next front-end. */
-static void go_on_closing(struct sl_vhost_user_server *s)
+/* No ring runs any more: be ready for the next front-end. */
+static void finish_closing(struct sl_vhost_user_server *s)
 {
-	if (s->conn) {
-		free(s->conn);
-		s->conn = NULL;
-		vus_reset_device(s);
-		if (s->resetting)
-			return;
-	}
+	free(s->conn);
+	s->conn = NULL;
+	sl_device_reset(s->device, NULL, NULL); /* nothing is in flight: it is done when this returns */
 	forget_front_end(s);
 	if (!s->stop_wanted)
 		wait_for_next(s);
@@ -247,10 +229,10 @@ static void resume(void *arg)
 	struct sl_vhost_user_server *s = arg;
 	int (*after)(struct sl_vhost_user_server *s);
 
-	if (s->draining || s->resetting)
+	if (s->draining)
 		return;
 	if (s->closing) {
-		go_on_closing(s);
+		finish_closing(s);
 		return;
 	}
 	if (!s->conn || !s->conn->after)

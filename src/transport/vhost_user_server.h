@@ -77,8 +77,7 @@ struct vus_inflight {
  * @conn:      the front-end, or NULL
  * @closing:   the front-end has gone, its rings are being drained
  * @draining:  rings that are stopping
- * @resetting: sl_device_reset() was called and is not done
- * @resume:    goes on with what waited for @draining and @resetting
+ * @resume:    goes on with what waited for @draining
  * @protocol:  negotiated protocol features
  * @features:  what SET_FEATURES said, with the bits of vhost; good when @features_set
  * @mem:       never NULL
@@ -96,7 +95,7 @@ struct sl_vhost_user_server {
 	struct sl_timer accept_again, poll_timer;
 
 	struct vus_conn *conn;
-	bool closing, resetting, stop_wanted;
+	bool closing, stop_wanted;
 	unsigned int draining;
 	struct sl_task resume;
 	void (*stop_done)(void *arg);
@@ -135,8 +134,6 @@ int vus_handle(struct sl_vhost_user_server *s);
 int vus_answer(struct sl_vhost_user_server *s, uint32_t size);
 /** vus_when_drained() - finish the message with @after as soon as no ring is stopping; for a handler to return */
 int vus_when_drained(struct sl_vhost_user_server *s, int (*after)(struct sl_vhost_user_server *s));
-/** vus_reset_device() - all rings are stopped: reset the device, then resume; sets s->resetting meanwhile */
-void vus_reset_device(struct sl_vhost_user_server *s);
 
 /* vhost_user_ring.c */
 void vus_rings_init(struct sl_vhost_user_server *s);

@@ -30,8 +30,11 @@ static void reconnect(void)
 	for (unsigned int i = 0; i < 100; i++) {
 		fe_up(&f, &b, i & 1);
 		CHECK(fe_echo(&f, 0) && fe_echo(&f, 1));
+		fe_set_u64(&f, VU_SET_STATUS, 15);
 		fe_close(&f);
 		CHECK(bed_wait(&b, &b.gone, i + 1));
+		CHECK_EQ(b.resets, i + 1);
+		CHECK_EQ(sl_device_status(b.dev), 0);
 	}
 	CHECK_EQ(count_fds(), fds);
 	CHECK_EQ(count_maps(), maps);

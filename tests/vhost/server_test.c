@@ -69,6 +69,8 @@ static void refusal_without_ack(void)
 	fe_connect(&f, &b);
 	CHECK_EQ(fe_send(&f, VU_SET_OWNER, VU_NEED_REPLY, NULL, 0, NULL, 0), 0);
 	CHECK_EQ(fe_get_u64(&f, VU_GET_PROTOCOL_FEATURES), FE_ALL_PROTOCOL | 1ULL << VU_F_INBAND_NOTIFICATIONS);
+	/* and what the last front-end negotiated is forgotten */
+	CHECK_EQ(fe_get_u64(&f, VU_GET_QUEUE_NUM), UINT64_MAX);
 	down();
 }
 
