@@ -316,20 +316,27 @@ static void slow(enum board_kind kind)
 		board_write(&b.board, BOARD_MMIO_BASE + 0xc0, 4, 1);
 		CHECK_EQ(board_read(&b.board, BOARD_MMIO_BASE + 0xc0, 4), 1);
 		CHECK_EQ(board_read(&b.board, BOARD_MMIO_BASE + 0x44, 4), 1);
-		board_write(&b.board, BOARD_MMIO_BASE + 0x70, 4, 0);
+		board_write(&b.board, BOARD_MMIO_BASE + 0xc0, 4, 1);
+		CHECK(!mmio_write(b.board.mmio, 0x70, 4, 0));
+		CHECK(!mmio_write(b.board.mmio, 0x70, 4, 0));
 		CHECK(board_read(&b.board, BOARD_MMIO_BASE + 0x70, 4) != 0);
 		board_write(&b.board, BOARD_MMIO_BASE + 0x70, 4, 15);
+		CHECK(!mmio_wait(b.board.mmio, 1));
 	} else {
 		board_write(&b.board, b.board.lp.common + 0x16, 2, 0);
 		board_write(&b.board, b.board.lp.common + 0x3a, 2, 1);
 		CHECK_EQ(board_read(&b.board, b.board.lp.common + 0x3a, 2), 1);
 		CHECK_EQ(board_read(&b.board, b.board.lp.common + 0x1c, 2), 1);
+		board_write(&b.board, b.board.lp.common + 0x3a, 2, 1);
+		board_write(&b.board, b.board.lp.common + 0x14, 1, 0);
 		board_write(&b.board, b.board.lp.common + 0x14, 1, 0);
 		CHECK(board_read(&b.board, b.board.lp.common + 0x14, 1) != 0);
 		board_write(&b.board, b.board.lp.common + 0x14, 1, 15);
 	}
 	CHECK_EQ(b.link->ops->status_set(b.link, 0, NULL), 0); /* waits */
 	CHECK_EQ(b.link->ops->status_get(b.link, NULL), 0);
+	CHECK(kind != BOARD_MMIO || mmio_wait(b.board.mmio, 0));
+	CHECK(kind == BOARD_MMIO || pci_function(b.board.pci)->ops->wait(pci_function(b.board.pci), 0));
 	was = malloc(at.size);
 	REQUIRE(was);
 	memcpy(was, b.ring, at.size);
