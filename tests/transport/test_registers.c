@@ -858,6 +858,12 @@ static void pci_config_window(void)
 	pci_bus_config_write(bus, BOARD_SLOT, cap + 8, 4, 0x12);
 	pci_bus_config_write(bus, BOARD_SLOT, cap + 12, 4, 2);
 	CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 16, 2), QUEUES);
+	/* nothing is looked up at an odd place or with a width that is none: the last answer stays */
+	pci_bus_config_write(bus, BOARD_SLOT, cap + 8, 4, 0x11);
+	CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 16, 2), QUEUES);
+	pci_bus_config_write(bus, BOARD_SLOT, cap + 8, 4, 0x0f);
+	pci_bus_config_write(bus, BOARD_SLOT, cap + 12, 4, 3);
+	CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 16, 2), QUEUES);
 	/* places and widths that are none */
 	for (unsigned int bar = 0; bar < 256; bar++) {
 		for (unsigned int len = 0; len < 10; len++) {
