@@ -193,7 +193,7 @@ class Lab:
             program.expect("listening on", 10)
         return program
 
-    def run(self, scenario, *options, engine="qemu", stdin=subprocess.PIPE):
+    def run(self, scenario, *options, engine="qemu", **kwargs):
         """`sluice run` of the guest with a scenario of scripts/guest/init."""
         kernel = UML if engine == "uml" else image() + "/vmlinuz"
         if engine == "uml":
@@ -201,7 +201,7 @@ class Lab:
         else:
             need("qemu-system-x86_64")
         return self.start(SLUICE, "run", "--engine", engine, "--kernel", kernel, "--initrd", image() + "/initramfs",
-                          "--append", f"quiet sluice.test={scenario}", *options, stdin=stdin)
+                          "--append", f"quiet sluice.test={scenario}", *options, **kwargs)
 
     def qemu(self, scenario, *sockets, device="", chardev="", extra=(), cpus=2, reboot=False, kernel=True):
         """QEMU as its users start it, with a vhost-user-blk device for each socket."""

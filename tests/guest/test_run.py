@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """`sluice run` with the engines qemu and uml: disks, exit status, console, and that nothing is left behind."""
-import glob
 import os
 import pty
 import select
@@ -79,16 +78,12 @@ def panics(lab):
               guest.tail())
 
 
-def left_behind():
-    """Directories that the engine uml makes."""
-    return set(glob.glob(os.path.join(os.environ.get("TMPDIR", "/tmp"), "sluice-??????")))
-
-
 def ended(lab, number, status):
     """However the run ends, no process and no directory stays."""
     for engine in ENGINES:
-        before = left_behind()
-        guest = lab.run("shell", "--device", f"blk,{lab.disk(16)}", engine=engine)
+        tmp = lab.path(engine)
+        os.mkdir(tmp)
+        guest = lab.run("shell", "--device", f"blk,{lab.disk(16)}", engine=engine, env={**os.environ, "TMPDIR": tmp})
         guest.expect("guest: this is a shell")
         family = descendants(guest.process.pid)
         check(len(family) >= 2, f"{engine}: processes: {family}")
@@ -99,7 +94,7 @@ def ended(lab, number, status):
         while any(map(alive, family)) and time.monotonic() < until:
             time.sleep(0.05)
         check(not any(map(alive, family)), f"{engine}: processes were left behind")
-        check(left_behind() <= before, f"{engine}: {left_behind() - before} was left behind")
+        check(not os.listdir(tmp), f"{engine}: {os.listdir(tmp)} was left behind")
 
 
 def terminated(lab):
