@@ -241,6 +241,21 @@ def auto_says_why(lab):
     check(chose_kvm or "is no Linux kernel (bzImage)" in done.stderr, done.stderr)
 
 
+def no_rights(lab):
+    """Without rights on /dev/kvm there is a line that says what to do."""
+    path = program(lab, OFF)
+    os.chmod(lab.dir, 0o755)
+    if os.getuid() or os.stat("/dev/kvm").st_mode & 0o006:
+        raise Skip("needs to be root, and /dev/kvm not everybody's")
+    try:
+        done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path], stdin=subprocess.DEVNULL, user=65534,
+                              group=65534, extra_groups=[], capture_output=True, text=True, timeout=20, check=False)
+    except PermissionError:
+        raise Skip("another user cannot start this build") from None
+    check("/dev/kvm: Permission denied; type: sudo usermod -aG kvm" in done.stderr, done.stderr)
+    check(done.returncode in (1, 2), f"status {done.returncode}")
+
+
 def leaves_nothing(lab):
     """No thread, descriptor or memory is left: the same again a few times, and quickly."""
     for _ in range(3):
@@ -251,4 +266,4 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, devices, bare_program, refuses, auto_says_why, leaves_nothing])
+          power_button, terminal_is_restored, devices, bare_program, refuses, auto_says_why, no_rights, leaves_nothing])
