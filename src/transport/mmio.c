@@ -55,12 +55,14 @@ enum { INT_QUEUES = MMIO_ACK_QUEUES, INT_CONFIG = 2 };
  * struct mmio
  * @irq_lock:   InterruptStatus together with the level of the line
  * @config_len: bytes of configuration in the page, a multiple of 4
+ * @wide_notify: NOTIFICATION_DATA is in force; atomic, for any thread
  */
 struct mmio {
 	struct regs regs;
 	struct mmio_env env;
 	pthread_mutex_t irq_lock;
 	uint32_t config_len, generation;
+	bool wide_notify;
 	_Alignas(4096) uint32_t page[MMIO_SIZE / 4];
 };
 
@@ -143,6 +145,8 @@ static void refresh(void *arg)
 	}
 	image_config(r, t->page + R_CONFIG / 4, t->config_len, &t->generation, show_generation);
 	image_set(t->page, R_STATUS, sl_device_status(r->device));
+	__atomic_store_n(&t->wide_notify, sl_features_has(sl_device_features(r->device), SL_F_NOTIFICATION_DATA),
+			 __ATOMIC_RELAXED);
 }
 
 uint64_t mmio_read(const struct mmio *t, uint64_t off, unsigned int width)
@@ -273,7 +277,7 @@ static void write_on_control(void *arg)
 static void notify(struct mmio *t, uint32_t value)
 {
 	/* With NOTIFICATION_DATA the upper half says how far the driver is, which the ring says as well. */
-	if (sl_features_has(sl_device_features(t->regs.device), SL_F_NOTIFICATION_DATA))
+	if (__atomic_load_n(&t->wide_notify, __ATOMIC_RELAXED))
 		value &= 0xffff;
 	sl_queue_kick(t->regs.device, value);
 }

@@ -13,12 +13,14 @@
 enum { /* configuration space */
 	C_VENDOR = 0x00,
 	C_COMMAND = 0x04,
+	C_STATUS = 0x06,
 	C_CLASS = 0x0a,
 	C_BAR = 0x10,
 	C_LINE = 0x3c,
 };
 
 enum { COMMAND_IO = 1, COMMAND_MEMORY = 2, COMMAND_MASTER = 4, COMMAND_NO_INTX = 1 << 10 };
+enum { STATUS_INTERRUPT = 1 << 3 };
 enum { BAR_IS_IO = 1, BAR_IS_64 = 4 };
 
 #define ADDRESS_ENABLE 0x80000000u
@@ -44,6 +46,15 @@ static uint64_t get(const uint8_t *bytes, unsigned int reg, unsigned int width)
 uint64_t pci_config_get(const struct pci_function *f, unsigned int reg, unsigned int width)
 {
 	return get(f->config, reg, width);
+}
+
+void pci_bus_interrupt(struct pci_function *f, bool on)
+{
+	if (!f->bus)
+		return;
+	pthread_mutex_lock(&f->bus->lock);
+	f->config[C_STATUS] = (uint8_t)((f->config[C_STATUS] & ~STATUS_INTERRUPT) | (on ? STATUS_INTERRUPT : 0));
+	pthread_mutex_unlock(&f->bus->lock);
 }
 
 /* ---- who decodes what ---- */
@@ -407,7 +418,9 @@ void pci_bus_reset(struct pci_bus *b)
 		if (!f)
 			continue;
 		pthread_mutex_lock(&b->lock);
-		memcpy(f->config, f->initial, PCI_CONFIG_SIZE);
+		for (unsigned int i = 0; i < PCI_CONFIG_SIZE; i++)
+			if (i != C_STATUS) /* which nobody writes; it shows what is now */
+				f->config[i] = f->initial[i];
 		pthread_mutex_unlock(&b->lock);
 		if (f->ops && f->ops->reset)
 			f->ops->reset(f);

@@ -158,6 +158,9 @@ bool pci_bus_write(struct pci_bus *b, enum pci_space space, uint64_t address, un
 
 /* ---- for functions ---- */
 
+/** pci_bus_interrupt() - any thread; the Interrupt Status bit, which shows INTx even while it is switched off */
+void pci_bus_interrupt(struct pci_function *f, bool on);
+
 /** pci_config_set() - little-endian bytes of configuration */
 void pci_config_set(struct pci_function *f, unsigned int reg, unsigned int width, uint64_t value);
 uint64_t pci_config_get(const struct pci_function *f, unsigned int reg, unsigned int width);

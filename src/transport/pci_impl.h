@@ -24,8 +24,8 @@ struct vector {
  * @config_len:      of @config, a multiple of 4
  * @msix_cap, @pci_cap: where these capabilities are
  *
- * Under @irq_lock (and changed by the control loop only, but for @isr, @level and @pending):
- * @isr, @level:     interrupt status and the level of INTx
+ * Under @irq_lock (and changed by the control loop only, but for @isr, @reason, @level and @pending):
+ * @isr, @reason, @level: interrupt status, whether it is a reason for INTx, and the level of INTx
  * @msix_on, @masked, @no_intx: from configuration space
  * @table:           MSI-X table, an image
  * @pending:         MSI-X pending bits, an image
@@ -42,7 +42,7 @@ struct pci {
 
 	pthread_mutex_t irq_lock;
 	uint32_t isr;
-	bool level, msix_on, masked, no_intx;
+	bool reason, level, msix_on, masked, no_intx;
 	uint32_t *table;
 	uint32_t pending[PCI_MSIX_MAX / 32];
 	uint16_t config_vector;

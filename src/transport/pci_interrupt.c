@@ -21,8 +21,11 @@ enum { ISR_QUEUES = 1, ISR_CONFIG = 2 };
 
 static void set_level(struct pci *t)
 {
-	bool level = t->isr && !t->msix_on && !t->no_intx;
+	bool reason = t->isr && !t->msix_on, level = reason && !t->no_intx;
 
+	if (reason != t->reason)
+		pci_bus_interrupt(&t->f, reason);
+	t->reason = reason;
 	if (level == t->level)
 		return;
 	t->level = level;

@@ -891,13 +891,16 @@ static void intx(void)
 	capacity = 8;
 	sl_device_config_update(b.device->dev, 0, &capacity, 8);
 	CHECK(b.board.level);
+	CHECK_EQ(pci_bus_config_read(&b.board.bus, BOARD_SLOT, 6, 2), 0x18);
 	pci_bus_config_write(&b.board.bus, BOARD_SLOT, 4, 2, 7 | 1 << 10);
 	CHECK(!b.board.level);
+	CHECK_EQ(pci_bus_config_read(&b.board.bus, BOARD_SLOT, 6, 2), 0x18);
 	pci_bus_config_write(&b.board.bus, BOARD_SLOT, 4, 2, 7);
 	CHECK(b.board.level);
 	CHECK_EQ(board_read(&b.board, board_bar(&b.board) + PCI_ISR, 1), 2);
 	CHECK(!b.board.level);
 	CHECK_EQ(board_read(&b.board, board_bar(&b.board) + PCI_ISR, 1), 0);
+	CHECK_EQ(pci_bus_config_read(&b.board.bus, BOARD_SLOT, 6, 2), 0x10);
 	close_bed(&b);
 }
 
