@@ -191,6 +191,19 @@ def bare_program(lab):
         check(("interrupt" in words) == (" 0 interrupts" not in done.stdout), done.stdout)
 
 
+def ends_under_load(lab):
+    """Told to end with requests in flight: these are waited for, and then it is over."""
+    need_kvm()
+    bare = os.environ.get("BARE", os.path.join(TOP, "build", "guest", "bare"))
+    for transport in ("pci", "mmio"):
+        words = f"blk {transport} split verify poll count=4000 irq=5"
+        guest = lab.start(SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append", words,
+                          "--device", f"blk,{lab.disk(16)},transport={transport}")
+        time.sleep(0.3)
+        guest.signal(signal.SIGTERM)
+        ends(guest, 1, None)
+
+
 def refuses(lab):
     """What is wrong is said in one line, with status 2 for what was typed and 1 for the rest."""
     need_kvm()
@@ -266,4 +279,4 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, devices, bare_program, refuses, auto_says_why, no_rights, leaves_nothing])
+          power_button, terminal_is_restored, devices, bare_program, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
