@@ -15,7 +15,8 @@
 
 static const char help_text[] =
 	"usage: sluice run --kernel FILE [OPTION]...\n\n"
-	"  --kernel FILE  what to boot: a bzImage, or with --engine uml a User-mode Linux program\n"
+	"  --kernel FILE  what to boot: a bzImage; with --engine kvm also an ELF with a PVH entry,\n"
+	"                 with --engine uml a User-mode Linux program\n"
 	"  --initrd FILE  the guest's initial file system\n"
 	"  --append TEXT  more words for the kernel's command line\n"
 	"  --memory SIZE  guest memory, a multiple of 1M [512M]\n"

@@ -36,21 +36,17 @@
 
 /* ---- ports ---- */
 
-#define PORT_I8042_DATA 0x60
 #define PORT_I8042_COMMAND 0x64
 #define PORT_RTC 0x70
-#define PORT_POST 0x80
 #define PORT_COM1 0x3f8
 #define PORT_PM 0x600 /* ACPI's fixed registers, 16 ports */
-#define PORT_PCI_ADDRESS 0xcf8
+#define PORT_PCI_ADDRESS 0xcf8 /* 4 ports, then 4 for the data */
 #define PORT_RESET 0xcf9
-#define PORT_PCI_DATA 0xcfc
 #define PORT_PCI_IO 0x1000 /* I/O BARs, up to the end */
 
 /* ---- interrupts: the pins of the I/O APIC, "GSI" ---- */
 
 #define GSI_COM1 4
-#define GSI_RTC 8
 #define GSI_SCI 9
 #define GSI_PCI 16 /* 4 pins, for INTA to INTD */
 #define GSI_PINS 24
