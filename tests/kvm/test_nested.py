@@ -43,6 +43,7 @@ def archive(root, out):
     """All below @root as a cpio archive at the end of the file @out."""
     with open(out, "ab") as file:
         file.write(b"\0" * (-file.tell() % 512))
+        file.flush()  # before the other program writes to the same file
         subprocess.run("find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0", shell=True, check=True, cwd=root,
                        stdout=file)
 
