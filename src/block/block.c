@@ -16,6 +16,10 @@
 static const struct block_source *const sources[] = {
 	&block_source_memory,
 	&block_source_null,
+#ifdef HAVE_LIBNBD
+	&block_source_nbd,
+	&block_source_nbd_unix,
+#endif
 	&block_source_file,
 	NULL,
 };
@@ -62,6 +66,10 @@ static int find_source(const char *text, const struct block_source **out, struct
 		if (!(*s)->prefix ? !n : n == strlen((*s)->prefix) && !strncmp(text, (*s)->prefix, n))
 			return 0;
 	}
+#ifndef HAVE_LIBNBD
+	if (!strncmp(text, "nbd:", 4) || !strncmp(text, "nbd+unix:", 9))
+		return sl_err_set(err, ENOTSUP, "%s: this build has no NBD sources; they take the package libnbd-dev", text);
+#endif
 	return sl_err_set(err, ENOTSUP, "%s: no '%.*s' sources in this build; a file of that name is written ./%s",
 			  text, (int)n, text, text);
 }

@@ -77,11 +77,12 @@ struct block_req {
  *                does nothing
  * @discard, @write_zeroes, @secure_erase: takes these requests
  * @unmap_zeroes: BLOCK_UNMAP may give space back
+ * @single:       for one channel at a time: a flush does not cover what went through another one
  */
 struct block_info {
 	uint64_t size;
 	uint32_t block_size, physical_size, optimal_size, discard_granularity;
-	bool read_only, flush, discard, write_zeroes, unmap_zeroes, secure_erase;
+	bool read_only, flush, discard, write_zeroes, unmap_zeroes, secure_erase, single;
 };
 
 struct block;
@@ -163,6 +164,9 @@ struct block_filter {
 };
 
 extern const struct block_source block_source_file, block_source_memory, block_source_null;
+#ifdef HAVE_LIBNBD
+extern const struct block_source block_source_nbd, block_source_nbd_unix;
+#endif
 extern const struct block_filter block_filter_delay, block_filter_error;
 extern const struct opt_table block_options_table, file_options_table, delay_options_table, error_options_table;
 

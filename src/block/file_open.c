@@ -27,6 +27,7 @@
 #include <sluice/log.h>
 
 #include "block/file.h"
+#include "block/nbd_image.h"
 #include "block/uring.h"
 
 #define LOCK_TRIES 100
@@ -354,8 +355,12 @@ static int file_open(const char *text, const struct block_options *o, struct spe
 	if (ret)
 		return ret;
 	if (fo.format != FORMAT_RAW)
-		return sl_err_set(err, ENOTSUP, "%s: format=%s: not served by this build, only raw is", text,
-				  format_names[fo.format]);
+#ifdef HAVE_LIBNBD
+		return nbd_image_open(text, format_names[fo.format], cache_names[fo.cache], o, out, err);
+#else
+		return sl_err_set(err, ENOTSUP, "%s: format=%s: this build serves only raw; others take the package "
+				  "libnbd-dev", text, format_names[fo.format]);
+#endif
 	f = (struct file *)block_alloc(&file_ops, text, err);
 	if (!f)
 		return -ENOMEM;

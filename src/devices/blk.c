@@ -523,6 +523,11 @@ static int blk_open(struct served_device *d, struct spec *s, const struct device
 				 sizeof(blk->id));
 	if (!ret)
 		ret = block_open(s, &blk->source, err);
+	if (!ret && bo.queues > 1 && blk->source->info.single) {
+		ret = sl_err_set(err, ENOTSUP, "%s: queues=%llu: this server offers no multi-conn, so one queue is all",
+				 s->source, (unsigned long long)bo.queues);
+		block_close(blk->source);
+	}
 	if (ret)
 		return ret;
 	make_id(blk, bo.serial, s->source);

@@ -44,8 +44,8 @@ static void open_refused_lines(void)
 		{"blk,/dev/null", "/dev/null: neither a regular file nor a block device"},
 		{"blk,rbd:pool/image",
 		 "rbd:pool/image: no 'rbd:' sources in this build; a file of that name is written ./rbd:pool/image"},
-		{"blk,nbd+unix:///x", "nbd+unix:///x: no 'nbd+unix:' sources in this build; a file of that name is "
-				      "written ./nbd+unix:///x"},
+		{"blk,iscsi+tcp:///x", "iscsi+tcp:///x: no 'iscsi+tcp:' sources in this build; a file of that name is "
+				      "written ./iscsi+tcp:///x"},
 		{"blk,memory:", "memory:: wants a size, as in memory:64M"},
 		{"blk,memory:12Q", "memory:12Q: wants a size, as in memory:64M"},
 		{"blk,memory:16E", "memory:16E: wants a size, as in memory:64M"},
@@ -72,7 +72,6 @@ static void open_refused_lines(void)
 	refused("empty", 0, "", "too small: 0 bytes, less than one block of 512");
 	refused("small", 511, "", "too small: 511 bytes, less than one block of 512");
 	refused("odd", 1300, "", "1300 bytes are no multiple of the block size 512; 1024 or 1536 would be");
-	refused("odd", MiB, ",format=qcow2", "format=qcow2: not served by this build, only raw is");
 }
 
 static void open_refuses_other_images(void)

@@ -62,7 +62,7 @@ class Checker:
         kind, *rest = text.split(",")
         if kind not in self.types:
             return f"no device type {kind}"
-        unknown = [p.split("=")[0] for p in rest if "=" in p and p.split("=")[0] not in self.types[kind]]
+        unknown = [p.split("=")[0] for p in rest if re.match(r"[\w-]+=", p) and p.split("=")[0] not in self.types[kind]]
         return f"{kind} has no key {unknown[0]}" if unknown else None
 
     def run_sluice(self, words):
