@@ -62,6 +62,8 @@ struct nbd {
  * @ready:    requests may be sent
  * @lost:     it has been said that there is no connection
  * @failed:   there will not be one again
+ * @leaving:  the server said that it shuts down: this connection is over
+ * @log:      a server that dies of each request does not flood the log
  * @closing:  inside nbd_close(): its callbacks say nothing
  * @settling: settle() is running further up
  * @waiting, @sent, @answered: requests; @sent has the newest first
@@ -72,7 +74,8 @@ struct nbd_channel {
 	struct sl_watch watch;
 	struct sl_timer timer;
 	unsigned int pause_ms, n_sent, n_bounces;
-	bool ready, lost, failed, closing, settling;
+	bool ready, lost, failed, leaving, closing, settling;
+	struct sl_log_limit log;
 	struct block_req *waiting, **waiting_end, *sent, *answered, **answered_end;
 	unsigned char *bounces[NUM_BOUNCES], *bounce_memory;
 };
@@ -200,7 +203,11 @@ static int piece_done(void *arg, int *error)
 	struct block_req *req = arg;
 	struct nbd_channel *ch = (struct nbd_channel *)req->channel;
 
-	if (!ch->closing && *error != ENOTCONN && *error != ESHUTDOWN)
+	if (ch->closing)
+		return 1;
+	if (*error == ESHUTDOWN)
+		ch->leaving = true;
+	else if (*error != ENOTCONN)
 		answered(ch, req, -*error);
 	return 1;
 }
@@ -284,6 +291,11 @@ static bool gone(struct nbd_handle *h)
 	return nbd_aio_is_dead(h) || nbd_aio_is_closed(h);
 }
 
+static bool is_over(const struct nbd_channel *ch)
+{
+	return ch->ready && (ch->leaving || gone(ch->h));
+}
+
 static const char *why(void)
 {
 	const char *text = nbd_get_error();
@@ -301,7 +313,7 @@ static uint32_t direction(struct nbd_channel *ch)
 static void drop_handle(struct nbd_channel *ch)
 {
 	sl_watch_del(&ch->watch);
-	ch->ready = false;
+	ch->ready = ch->leaving = false;
 	ch->closing = true;
 	nbd_close(ch->h);
 	ch->closing = false;
@@ -317,7 +329,8 @@ static void drop_handle(struct nbd_channel *ch)
 static void lost(struct nbd_channel *ch, const char *reason)
 {
 	if (!ch->lost)
-		sl_log(SL_LOG_WARN, "%s: no connection: %s; requests wait for the next one", ch->c.block->name, reason);
+		sl_log_limited(&ch->log, SL_LOG_WARN, "%s: no connection: %s; requests wait for the next one",
+			       ch->c.block->name, reason);
 	ch->lost = true;
 	if (ch->h)
 		drop_handle(ch);
@@ -344,7 +357,7 @@ static const char *differs(struct nbd_channel *ch)
 
 static void send_waiting(struct nbd_channel *ch)
 {
-	while (ch->ready && ch->waiting && ch->n_sent < MAX_SENT && !gone(ch->h)) {
+	while (ch->ready && ch->waiting && ch->n_sent < MAX_SENT && !is_over(ch)) {
 		struct block_req *req = ch->waiting;
 		struct job *j = job_of(req);
 
@@ -386,12 +399,12 @@ static void settle(struct nbd_channel *ch)
 				ch->answered_end = &ch->answered;
 			piece_over(ch, req);
 		}
-		if (ch->ready && gone(ch->h))
-			lost(ch, why());
+		if (is_over(ch))
+			lost(ch, ch->leaving ? "the server shuts down" : why());
 		if (ch->failed)
 			fail_waiting(ch);
 		send_waiting(ch);
-	} while (ch->answered || (ch->ready && gone(ch->h)));
+	} while (ch->answered || is_over(ch));
 	if (ch->ready)
 		sl_watch_mod(&ch->watch, direction(ch));
 	ch->settling = false;
@@ -411,7 +424,7 @@ static void look(struct nbd_channel *ch)
 		ch->pause_ms = FIRST_PAUSE_MS;
 		ch->ready = true;
 		if (ch->lost)
-			sl_log(SL_LOG_INFO, "%s: connected again", ch->c.block->name);
+			sl_log_limited(&ch->log, SL_LOG_INFO, "%s: connected again", ch->c.block->name);
 		ch->lost = false;
 	} else if (gone(ch->h)) {
 		lost(ch, why());

@@ -238,16 +238,30 @@ static void error_and_delay(void)
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
 	bed_close(&bed);
 	end(pid);
-	pid = serve("nbdkit -f -U %s --filter=delay memory 8M rdelay=300ms", sock);
+	/* "I shut down" is no answer: asked again on another connection */
+	pid = serve("nbdkit -f -U %s --filter=error memory 8M error-pread=ESHUTDOWN error-pread-rate=100%% "
+		    "error-pread-file=%s/shut", sock, dir);
+	bed_open(&bed, "blk,%s", uri);
+	file_make("shut", 0, NULL, 0);
+	io_submit(&bed, &slow[0], BLOCK_READ, 0, 4096, buf);
+	block_commit(bed.c);
+	for (unsigned int i = 0; i < 60; i++)
+		sl_loop_step(bed.loop, 5);
+	CHECK_EQ(slow[0].dones, 0);
+	REQUIRE(!shell("rm %s/shut", dir));
+	CHECK_EQ(io_wait(&bed, &slow[0]), 0);
+	bed_close(&bed);
+	end(pid);
+	pid = serve("nbdkit -f -U %s --filter=delay memory 8M rdelay=1", sock);
 	bed_open(&bed, "blk,%s", uri);
 	for (unsigned int i = 0; i < 4; i++)
 		io_submit(&bed, &slow[i], BLOCK_READ, i * 1024, 1024, buf + i * 1024);
 	block_commit(bed.c);
 	CHECK_EQ(io(&bed, BLOCK_WRITE, MiB, 4096, buf), 0); /* overtakes them */
-	for (unsigned int i = 0; i < 4; i++) {
+	for (unsigned int i = 0; i < 4; i++)
 		CHECK_EQ(slow[i].dones, 0);
+	for (unsigned int i = 0; i < 4; i++)
 		CHECK_EQ(io_wait(&bed, &slow[i]), 0);
-	}
 	bed_close(&bed);
 	end(pid);
 	dir_remove();
@@ -333,10 +347,10 @@ static void formats(void)
 	dir_remove();
 }
 
-/* Is a qemu-nbd with the image @name (a regular expression that does not match itself) there? */
+/* Is a qemu-nbd with the image @name (a pattern that does not match itself) there? -q: also when a process vanishes */
 static bool serves(const char *name)
 {
-	return !shell("grep -lsa 'qemu-nbd.*%s' /proc/[0-9]*/cmdline >/dev/null", name);
+	return !shell("grep -qsa 'qemu-nbd.*%s' /proc/[0-9]*/cmdline", name);
 }
 
 static void killed_sluice(void)
