@@ -445,12 +445,18 @@ static void event(void *arg, uint32_t events)
 	struct nbd_channel *ch = arg;
 	unsigned int dir = nbd_aio_get_direction(ch->h);
 	const uint32_t bad = EPOLLERR | EPOLLHUP;
+	int ret = 0;
 
-	/* One of the two: the first may change what may be called next. What it returns, the handle's state tells. */
+	/* One of the two: the first may change what may be called next. */
 	if ((dir & LIBNBD_AIO_DIRECTION_READ) && (events & (EPOLLIN | bad)))
-		nbd_aio_notify_read(ch->h);
+		ret = nbd_aio_notify_read(ch->h);
 	else if ((dir & LIBNBD_AIO_DIRECTION_WRITE) && (events & (EPOLLOUT | bad)))
-		nbd_aio_notify_write(ch->h);
+		ret = nbd_aio_notify_write(ch->h);
+	/* A Unix socket with a full backlog lets libnbd wait for an event it then refuses: begin again. */
+	if (!ch->ready && ret < 0) {
+		lost(ch, why());
+		return;
+	}
 	look(ch);
 }
 

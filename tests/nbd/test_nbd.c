@@ -288,6 +288,7 @@ static void silent_server(void)
 	sibling.c = block_attach(sibling.block, bed.loop, &err);
 	REQUIRE(sibling.c);
 	kill(pid, SIGSTOP);
+	REQUIRE(waitpid(pid, NULL, WUNTRACED) == pid); /* all its threads stand still */
 	io_submit(&bed, &stuck, BLOCK_READ, 0, 4096, buf);
 	block_commit(bed.c);
 	for (unsigned int i = 0; i < 100; i++) {
@@ -407,9 +408,10 @@ static void SL_PRINTF(2, 3) refuses(const char *want, const char *fmt, ...)
 static void errors(void)
 {
 	struct bed bed;
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	char path[256];
+	int fd, listening;
 	pid_t pid;
-	int fd;
 
 	if (!have("nbdkit") || !have("qemu-nbd") || !have("qemu-img"))
 		SKIP("no nbdkit, qemu-nbd or qemu-img");
@@ -424,22 +426,19 @@ static void errors(void)
 	pid = serve("nbdkit -f -r -U %s memory 8M", sock);
 	refuses("readonly=on", "blk,%s", uri);
 	end(pid);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%.63s/other", dir);
+	listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	REQUIRE(!bind(listening, (struct sockaddr *)&a, sizeof(a)));
+	refuses("refused", "blk,nbd+unix:///?socket=%s", a.sun_path);
+	REQUIRE(!listen(listening, 8));
 	pid = fork(); /* no NBD */
 	REQUIRE(pid >= 0);
 	if (!pid) {
-		struct sockaddr_un a = {.sun_family = AF_UNIX};
-		int s = socket(AF_UNIX, SOCK_STREAM, 0);
-
-		snprintf(a.sun_path, sizeof(a.sun_path), "%.63s/other", dir);
-		if (bind(s, (struct sockaddr *)&a, sizeof(a)) || listen(s, 1))
-			_exit(1);
-		fd = accept(s, NULL, NULL);
+		fd = accept(listening, NULL, NULL);
 		_exit(write(fd, "SSH-2.0-OpenSSH_9.2p1 and a long banner that is not NBD\r\n", 57) != 57);
 	}
-	snprintf(path, sizeof(path), "%s/other", dir);
-	while (access(path, F_OK))
-		nap();
-	nap();
+	close(listening);
+	snprintf(path, sizeof(path), "%s", a.sun_path);
 	refuses("magic", "blk,nbd+unix:///?socket=%s", path);
 	REQUIRE(waitpid(pid, NULL, 0) == pid);
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
