@@ -29,6 +29,7 @@
 
 #include <errno.h>
 #include <libnbd.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -303,11 +304,25 @@ static const char *why(void)
 	return text && *text ? text : "the server ended the connection";
 }
 
-static uint32_t direction(struct nbd_channel *ch)
+/* What to wait for; poll() and epoll have the same bits. */
+static uint32_t direction(struct nbd_handle *h)
 {
-	unsigned int dir = nbd_aio_get_direction(ch->h);
+	unsigned int dir = nbd_aio_get_direction(h);
 
 	return (dir & LIBNBD_AIO_DIRECTION_READ ? EPOLLIN : 0) | (dir & LIBNBD_AIO_DIRECTION_WRITE ? EPOLLOUT : 0);
+}
+
+/* One of the two calls: the first may change what may be called next. nbd_poll() would call what may not be called
+ * when a server hangs up at once. */
+static int notify(struct nbd_handle *h, uint32_t events)
+{
+	const uint32_t dir = direction(h), bad = EPOLLERR | EPOLLHUP;
+
+	if ((dir & EPOLLIN) && (events & (EPOLLIN | bad)))
+		return nbd_aio_notify_read(h);
+	if ((dir & EPOLLOUT) && (events & (EPOLLOUT | bad)))
+		return nbd_aio_notify_write(h);
+	return 0;
 }
 
 static void drop_handle(struct nbd_channel *ch)
@@ -406,7 +421,7 @@ static void settle(struct nbd_channel *ch)
 		send_waiting(ch);
 	} while (ch->answered || is_over(ch));
 	if (ch->ready)
-		sl_watch_mod(&ch->watch, direction(ch));
+		sl_watch_mod(&ch->watch, direction(ch->h));
 	ch->settling = false;
 }
 
@@ -434,7 +449,7 @@ static void look(struct nbd_channel *ch)
 	/* While it connects, libnbd may try one socket after the other, also with the same number. */
 	if (!ch->ready || !ch->watch.loop || nbd_aio_get_fd(ch->h) != ch->watch.fd) {
 		sl_watch_del(&ch->watch);
-		if (sl_watch_add(ch->c.loop, &ch->watch, nbd_aio_get_fd(ch->h), direction(ch)))
+		if (sl_watch_add(ch->c.loop, &ch->watch, nbd_aio_get_fd(ch->h), direction(ch->h)))
 			lost(ch, "cannot watch its socket");
 	}
 	settle(ch);
@@ -443,16 +458,9 @@ static void look(struct nbd_channel *ch)
 static void event(void *arg, uint32_t events)
 {
 	struct nbd_channel *ch = arg;
-	unsigned int dir = nbd_aio_get_direction(ch->h);
-	const uint32_t bad = EPOLLERR | EPOLLHUP;
-	int ret = 0;
+	int ret = notify(ch->h, events);
 
-	/* One of the two: the first may change what may be called next. */
-	if ((dir & LIBNBD_AIO_DIRECTION_READ) && (events & (EPOLLIN | bad)))
-		ret = nbd_aio_notify_read(ch->h);
-	else if ((dir & LIBNBD_AIO_DIRECTION_WRITE) && (events & (EPOLLOUT | bad)))
-		ret = nbd_aio_notify_write(ch->h);
-	/* A Unix socket with a full backlog lets libnbd wait for an event it then refuses: begin again. */
+	/* Not every failure on the way to a connection makes the handle a dead one. */
 	if (!ch->ready && ret < 0) {
 		lost(ch, why());
 		return;
@@ -623,6 +631,7 @@ static int connect_error(const struct nbd *n, struct sl_err *err)
 static int wait_ready(const struct nbd *n, struct nbd_handle *h, struct sl_err *err)
 {
 	uint64_t until = sl_now() + (uint64_t)CONNECT_MS * MS;
+	struct pollfd p;
 
 	while (!nbd_aio_is_ready(h)) {
 		uint64_t now = sl_now();
@@ -632,7 +641,8 @@ static int wait_ready(const struct nbd *n, struct nbd_handle *h, struct sl_err *
 		if (now >= until)
 			return sl_err_set(err, ETIMEDOUT, "%s: cannot connect: no answer in %u s", n->b.name,
 					  CONNECT_MS / 1000);
-		if (nbd_poll(h, (int)((until - now) / MS) + 1) < 0 && nbd_get_errno() != EINTR)
+		p = (struct pollfd){.fd = nbd_aio_get_fd(h), .events = (short)direction(h)};
+		if (poll(&p, 1, (int)((until - now) / MS) + 1) > 0 && notify(h, (uint32_t)p.revents) < 0)
 			return connect_error(n, err);
 	}
 	return 0;
