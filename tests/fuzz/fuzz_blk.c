@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz_blk.c - random requests of a hostile driver to virtio-blk, while a second thread rewrites what it reads.
  *
- * SOURCES: src/base/*.c src/memory/*.c src/ring/*.c src/virtio/*.c src/transport/direct.c src/block/block.c src/block/file.c src/block/file_open.c src/block/filter.c src/block/filter_delay.c src/block/filter_error.c src/block/memory.c src/block/null.c src/block/uring.c src/block/worker.c src/devices/*.c
+ * SOURCES: src/base/*.c src/memory/*.c src/ring/*.c src/virtio/*.c src/transport/direct.c src/devices/*.c
+ * SOURCES: src/block/block.c src/block/file.c src/block/file_open.c src/block/worker.c src/block/uring.c
+ * SOURCES: src/block/filter.c src/block/filter_delay.c src/block/filter_error.c src/block/memory.c src/block/null.c
  * LIBS: -luring
  *
  * The input says which ring features to take, which source to use, and then
