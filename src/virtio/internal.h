@@ -24,7 +24,7 @@ enum queue_state { QUEUE_STOPPED, QUEUE_RUNNING, QUEUE_STOPPING };
  * @fresh:       slots never used so far: their memory is not even touched
  * @in_flight:   slots that the device holds
  * @stopping:    no more pops
- * @broken:      no more pops, nothing is pushed any more
+ * @broken:      no more pops, nothing is published any more
  * @starved:     the next chain waits for memory that a push gives back
  * @in_round:    requests that are done now are published at the end of the round
  * @staged:      chains pushed and not yet published

@@ -162,10 +162,11 @@ static bool poll_queue(void *arg)
 	flush(q);
 	count(&q->stats.rounds, 1);
 	count(&q->stats.requests, n);
-	if (ret == -ENOBUFS)
-		q->starved = q->in_flight > 0;
+	/* With nothing in flight no push will ever give memory back: waiting for one would be to spin. */
+	if (ret == -ENOBUFS && q->in_flight)
+		q->starved = true;
 	else if (ret < 0)
-		break_queue(q, sl_vq_broken(q->vq));
+		break_queue(q, ret == -ENOBUFS ? "no memory for a request" : sl_vq_broken(q->vq));
 	return n > 0;
 }
 
@@ -207,12 +208,11 @@ void sl_req_done(struct sl_req *r, uint32_t len)
 {
 	struct sl_queue *q = r->queue;
 
-	if (!q->broken) {
-		sl_vq_push(q->vq, &r->chain, len);
-		q->staged = true;
-		if (!q->in_round)
-			sl_task_post(q->loop, &q->flush);
-	}
+	/* On a broken queue too: nothing is published any more, but what was written is in the dirty log. */
+	sl_vq_push(q->vq, &r->chain, len);
+	q->staged = true;
+	if (!q->in_round)
+		sl_task_post(q->loop, &q->flush);
 	give_slot(q, r);
 	q->in_flight--;
 	if (q->starved) {

@@ -600,6 +600,54 @@ static void device_can_fail_a_queue(void)
 	close_device();
 }
 
+static struct sl_queue *to_fail;
+
+static void remember(struct sl_queue *q)
+{
+	to_fail = q;
+}
+
+/* A migration must not miss what a request wrote because its queue broke meanwhile. */
+static void broken_queue_still_logs_what_was_written(void)
+{
+	struct sl_features f = choose(0);
+	int fd = memfd_create("log", MFD_CLOEXEC);
+	struct sl_mapping *map;
+	struct sl_dirty_log *log;
+	struct io io = {0};
+	struct rig_queue q;
+	uint64_t page;
+
+	REQUIRE(fd >= 0 && ftruncate(fd, 65536) == 0);
+	map = sl_mapping_new(fd, 0, 65536, NULL);
+	log = sl_dirty_log_new(map, 65536);
+	open_device(1);
+	CHECK_EQ(sl_device_accept(device, &f), 0);
+	rig_queue(&rig, &q, 16, &f);
+	q.setup.vq.log = log;
+	CHECK_EQ(sl_queue_start(device, 0, &q.setup, rig.mem, NULL), 0);
+	hold = true;
+	on_request = remember;
+	submit(&q, &io, 0);
+	page = rig_gpa(&rig, io.in) / SL_DIRTY_PAGE;
+	publish(&q, 0);
+	steps(2);
+	CHECK_EQ(n_held, 1);
+	sl_queue_fail(to_fail, "the driver asked for it");
+	steps(2);
+	CHECK_EQ(((uint8_t *)sl_mapping_addr(map))[page / 8] >> page % 8 & 1, 0);
+	finish(held[0]);
+	steps(2);
+	CHECK_EQ(((uint8_t *)sl_mapping_addr(map))[page / 8] >> page % 8 & 1, 1);
+	CHECK(!sl_dq_get(q.dq, NULL)); /* logged, but never told */
+	direct_reset(&direct);
+	rig_queue_close(&q);
+	close_device();
+	sl_dirty_log_put(log);
+	sl_mapping_put(map);
+	close(fd);
+}
+
 static struct rig_queue *refill;
 static struct io refill_io[128];
 static unsigned int refill_n;
@@ -819,6 +867,7 @@ static const struct t_case cases[] = {
 	{"a34_nonsense_floods_nothing", a34_nonsense_floods_nothing},
 	{"a15_kick_of_a_queue_that_does_not_run", a15_kick_of_a_queue_that_does_not_run},
 	{"device_can_fail_a_queue", device_can_fail_a_queue},
+	{"broken_queue_still_logs_what_was_written", broken_queue_still_logs_what_was_written},
 	{"a27_work_in_one_turn_is_bounded", a27_work_in_one_turn_is_bounded},
 	{"a29_bad_starts_are_refused", a29_bad_starts_are_refused},
 	{"call_descriptor_that_blocks_does_not", call_descriptor_that_blocks_does_not},
