@@ -3,7 +3,6 @@
  *
  * Cases named a.. and b.. are reports of other projects, by their number in
  * the list of historic bugs. Each breaks the ring, once, with one answer that stays.
- * More than 800 lines: it is a list, and is read as one.
  *
  * More than 800 lines: a flat list of cases, none of which knows another.
  */

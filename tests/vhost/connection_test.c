@@ -9,14 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "bed.h"
-#include "t.h"
-
-#define BIT30 (1ULL << SL_F_PROTOCOL_FEATURES)
-#define PACKED (1ULL << SL_F_RING_PACKED)
-
-static struct bed b;
-static struct fe f;
+#include "case.h"
 
 /* ---- coming and going ---- */
 

@@ -3,29 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "bed.h"
-#include "t.h"
-
-#define BIT30 (1ULL << SL_F_PROTOCOL_FEATURES)
-#define LOG_ALL (1ULL << SL_F_LOG_ALL)
-#define PACKED (1ULL << SL_F_RING_PACKED)
-
-static struct bed b;
-static struct fe f;
-
-static void down(void)
-{
-	fe_close(&f);
-	bed_close(&b);
-}
-
-static void begin(uint64_t features)
-{
-	bed_open(&b, false);
-	fe_connect(&f, &b);
-	fe_hello(&f, features, FE_ALL_PROTOCOL);
-	CHECK_EQ(fe_set_memory(&f), 0);
-}
+#include "case.h"
 
 /* ---- negotiation ---- */
 
