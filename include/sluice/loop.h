@@ -90,7 +90,7 @@ struct sl_task {
 };
 /** sl_task_post() - run @t at the end of this turn; loop thread only; a task already queued stays queued once */
 SL_API void sl_task_post(struct sl_loop *loop, struct sl_task *t);
-/** sl_task_cancel() - forget a task posted with sl_task_post(); loop thread only */
+/** sl_task_cancel() - forget a task posted, or sent by a thread that sends no more; loop thread only */
 SL_API void sl_task_cancel(struct sl_loop *loop, struct sl_task *t);
 /** sl_task_send() - run @t on @loop as soon as it gets there and wake it up; any thread; FIFO for one sender */
 SL_API void sl_task_send(struct sl_loop *loop, struct sl_task *t);

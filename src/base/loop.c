@@ -288,6 +288,26 @@ void sl_task_post(struct sl_loop *loop, struct sl_task *t)
 	loop->tasks_end = &t->next;
 }
 
+/* Move what other threads sent to the end of the own list, oldest first. */
+static void take_remote(struct sl_loop *loop)
+{
+	struct sl_task *t, *fifo = NULL;
+
+	if (!__atomic_load_n(&loop->remote, __ATOMIC_RELAXED))
+		return;
+	t = __atomic_exchange_n(&loop->remote, NULL, __ATOMIC_ACQUIRE);
+	while (t) {
+		struct sl_task *next = t->next;
+
+		t->next = fifo;
+		fifo = t;
+		t = next;
+	}
+	*loop->tasks_end = fifo;
+	for (; fifo; fifo = fifo->next)
+		loop->tasks_end = &fifo->next;
+}
+
 static bool unlink_task(struct sl_task **p, struct sl_task *t)
 {
 	while (*p && *p != t)
@@ -301,7 +321,10 @@ static bool unlink_task(struct sl_task **p, struct sl_task *t)
 
 void sl_task_cancel(struct sl_loop *loop, struct sl_task *t)
 {
-	if (!t->queued || unlink_task(&loop->due, t) || !unlink_task(&loop->tasks, t))
+	if (!__atomic_load_n(&t->queued, __ATOMIC_ACQUIRE))
+		return;
+	take_remote(loop);
+	if (unlink_task(&loop->due, t) || !unlink_task(&loop->tasks, t))
 		return;
 	loop->tasks_end = &loop->tasks;
 	while (*loop->tasks_end)
@@ -328,26 +351,6 @@ void sl_task_send(struct sl_loop *loop, struct sl_task *t)
 	while (!__atomic_compare_exchange_n(&loop->remote, &head, t, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
 	if (!head)
 		wake(loop);
-}
-
-/* Move what other threads sent to the end of the own list, oldest first. */
-static void take_remote(struct sl_loop *loop)
-{
-	struct sl_task *t, *fifo = NULL;
-
-	if (!__atomic_load_n(&loop->remote, __ATOMIC_RELAXED))
-		return;
-	t = __atomic_exchange_n(&loop->remote, NULL, __ATOMIC_ACQUIRE);
-	while (t) {
-		struct sl_task *next = t->next;
-
-		t->next = fifo;
-		fifo = t;
-		t = next;
-	}
-	*loop->tasks_end = fifo;
-	for (; fifo; fifo = fifo->next)
-		loop->tasks_end = &fifo->next;
 }
 
 /* Run the tasks that are there now; those they post wait for the next call. */

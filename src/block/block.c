@@ -131,6 +131,8 @@ struct block *block_alloc(const struct block_ops *ops, const char *name, struct 
 
 void block_free(struct block *b)
 {
+	if (b->watcher)
+		sl_task_cancel(b->watcher, &b->changed);
 	free(b->name);
 	free(b);
 }
@@ -162,9 +164,49 @@ void block_close(struct block *b)
 		b->ops->close(b);
 }
 
+/* ---- a store that changes ---- */
+
 int block_refresh(struct block *b, struct sl_err *err)
 {
 	return b->ops->refresh ? b->ops->refresh(b, err) : 0;
+}
+
+int block_resize(struct block *b, uint64_t size, struct sl_err *err)
+{
+	int ret;
+
+	if (!b->ops->resize)
+		return sl_err_set(err, ENOTSUP, "%s: '%s' cannot be resized from here", b->name, b->ops->name);
+	if (b->info.read_only)
+		return sl_err_set(err, EROFS, "%s: is read-only", b->name);
+	if (!size || size % b->info.block_size)
+		return sl_err_set(err, EINVAL, "%s: %llu bytes: wants a multiple of the block size %u", b->name,
+				  (unsigned long long)size, b->info.block_size);
+	ret = b->ops->resize(b, size, err);
+	return ret ? ret : block_refresh(b, err);
+}
+
+void block_watch(struct block *b, struct sl_loop *control, void (*fn)(void *arg), void *arg)
+{
+	b->changed = (struct sl_task){.fn = fn, .arg = arg};
+	__atomic_store_n(&b->watcher, control, __ATOMIC_RELEASE);
+}
+
+void block_changed(struct block *b)
+{
+	struct sl_loop *watcher;
+
+	while (b->above)
+		b = b->above;
+	watcher = __atomic_load_n(&b->watcher, __ATOMIC_ACQUIRE);
+	if (watcher)
+		sl_task_send(watcher, &b->changed);
+}
+
+void block_report(struct block *b, const struct block_report *r)
+{
+	if (b->ops->report)
+		b->ops->report(b, r);
 }
 
 /* ---- channels ---- */
@@ -247,4 +289,11 @@ void block_commit(struct block_channel *c)
 		req->done(req, req->result);
 		req = next;
 	}
+}
+
+bool block_abandon(struct block_channel *c)
+{
+	if (c->block->ops->abandon)
+		c->block->ops->abandon(c);
+	return c->block->ops->abandon;
 }

@@ -87,6 +87,7 @@ struct block_info {
 
 struct block;
 struct block_channel;
+struct block_report;
 
 /**
  * struct block_ops - a kind of source
@@ -98,6 +99,11 @@ struct block_channel;
  * @submit:       on the channel's loop; must take the request
  * @commit:       the batch ends: start what was submitted. Optional
  * @refresh:      control; look at the size again, update block->info. Optional
+ * @resize:       control; give the store a new size, which a refresh then finds. Optional
+ * @abandon:      on the channel's loop; nobody waits any longer: each request in flight is finished with -ETIMEDOUT by
+ *                the next commit, and its memory is not touched again. The store may still carry it out. Optional: a
+ *                source without it always answers in the end
+ * @report:       control, beside data loops; say how the source is, see struct block_report. Optional
  */
 struct block_ops {
 	const char *name;
@@ -108,13 +114,35 @@ struct block_ops {
 	void (*submit)(struct block_channel *c, struct block_req *req);
 	void (*commit)(struct block_channel *c);
 	int (*refresh)(struct block *b, struct sl_err *err);
+	int (*resize)(struct block *b, uint64_t size, struct sl_err *err);
+	void (*abandon)(struct block_channel *c);
+	void (*report)(struct block *b, const struct block_report *r);
 };
 
-/** struct block - an open source. @info may change only through refresh() */
+/**
+ * struct block_report - who wants to know how a source is
+ * @number: one figure; @name is "LAYER.WHAT-UNIT" in lower case, as "nbd.reconnects", "rbd.oldest-request-ms"
+ */
+struct block_report {
+	void (*number)(void *arg, const char *name, uint64_t value);
+	void *arg;
+};
+
+/**
+ * struct block - an open source
+ * @info:    may change only through refresh()
+ * @name:    for messages
+ * @above:   the filter on top of it
+ * @watcher: loop of @changed; NULL: nobody wants to know
+ * @changed: see block_watch()
+ */
 struct block {
 	const struct block_ops *ops;
 	struct block_info info;
-	char *name; /* for messages */
+	char *name;
+	struct block *above;
+	struct sl_loop *watcher;
+	struct sl_task changed;
 };
 
 /**
@@ -185,6 +213,19 @@ struct block_channel *block_attach(struct block *b, struct sl_loop *loop, struct
 void block_detach(struct block_channel *c); /* NULL allowed */
 /** block_refresh() - control; look at the source's size again; 0 or -errno with @err filled */
 int block_refresh(struct block *b, struct sl_err *err);
+/** block_resize() - control; make the source so many bytes large, and refresh; 0 or -errno with @err filled */
+int block_resize(struct block *b, uint64_t size, struct sl_err *err);
+/**
+ * block_watch() - be told that the store says it changed, so that a block_refresh() is worth while; control
+ * @fn: on @control, soon after
+ *
+ * At most once for each block; it ends with block_close().
+ */
+void block_watch(struct block *b, struct sl_loop *control, void (*fn)(void *arg), void *arg);
+/** block_abandon() - on the channel's loop, a block_commit() follows; see struct block_ops. Return: can the source? */
+bool block_abandon(struct block_channel *c);
+/** block_report() - control; the figures of the whole stack */
+void block_report(struct block *b, const struct block_report *r);
 
 /**
  * block_submit() - hand a request to the source
@@ -198,6 +239,8 @@ void block_commit(struct block_channel *c);
 
 /* ---- for sources and filters ---- */
 
+/** block_changed() - the store says that it changed (another size); any thread, until close() */
+void block_changed(struct block *b);
 /** block_alloc() - a zeroed block with its own copy of @name; NULL with @err filled. block_free() undoes it */
 struct block *block_alloc(const struct block_ops *ops, const char *name, struct sl_err *err);
 void block_free(struct block *b);

@@ -19,6 +19,7 @@ struct filter *filter_alloc(const struct block_ops *ops, struct block *below, st
 
 	if (f) {
 		f->below = below;
+		below->above = &f->b;
 		f->b.info = below->info;
 	}
 	return f;
@@ -56,4 +57,21 @@ int filter_refresh(struct block *b, struct sl_err *err)
 	if (!ret)
 		__atomic_store_n(&b->info.size, block_size_now(below), __ATOMIC_RELAXED);
 	return ret;
+}
+
+int filter_resize(struct block *b, uint64_t size, struct sl_err *err)
+{
+	struct block *below = ((struct filter *)b)->below;
+
+	return block_resize(below, size, err);
+}
+
+void filter_abandon(struct block_channel *c)
+{
+	block_abandon(((struct filter_channel *)c)->below);
+}
+
+void filter_report(struct block *b, const struct block_report *r)
+{
+	block_report(((struct filter *)b)->below, r);
 }

@@ -29,6 +29,10 @@ int filter_attach(struct block_channel *c, struct sl_err *err);
 void filter_detach(struct block_channel *c);
 void filter_commit(struct block_channel *c);
 int filter_refresh(struct block *b, struct sl_err *err);
+int filter_resize(struct block *b, uint64_t size, struct sl_err *err);
+/* Of a filter that holds nothing for long, or lets go of it by itself: what is below is abandoned. */
+void filter_abandon(struct block_channel *c);
+void filter_report(struct block *b, const struct block_report *r);
 
 /** filter_op_names - names for an OPT_ENUM of operations; the index minus 1 is an enum block_op */
 extern const char *const filter_op_names[];

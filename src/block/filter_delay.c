@@ -98,6 +98,9 @@ static const struct block_ops delay_ops = {
 	.submit = delay_submit,
 	.commit = filter_commit,
 	.refresh = filter_refresh,
+	.resize = filter_resize,
+	.abandon = filter_abandon,
+	.report = filter_report,
 };
 
 static const struct opt_def options[] = {

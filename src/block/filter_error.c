@@ -96,6 +96,9 @@ static const struct block_ops error_ops = {
 	.submit = error_submit,
 	.commit = filter_commit,
 	.refresh = filter_refresh,
+	.resize = filter_resize,
+	.abandon = filter_abandon,
+	.report = filter_report,
 };
 
 static const struct opt_def options[] = {
