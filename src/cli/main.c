@@ -4,9 +4,12 @@
 
 #include "base/opts.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifndef SLUICE_VERSION
 #define SLUICE_VERSION "unknown"
@@ -31,13 +34,35 @@ static void help(FILE *out)
 	fprintf(out, "\n`sluice COMMAND --help` says more; so does the manual page sluice(1).\n");
 }
 
-int main(int argc, char **argv)
+/*
+ * A program that was started with a standard descriptor closed would give its
+ * number to the next file: a disk image, say, that log lines then overwrite.
+ * What takes the place can be neither read (0) nor written (1, 2), as before.
+ */
+static void fill_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+/* What was printed but did not arrive is a failure; a reader that wants no more (`| head`) needs no line about it. */
+static int flush_output(int status)
+{
+	int err = fflush(stdout) ? errno : ferror(stdout) ? EIO : 0;
+
+	if (!err || status)
+		return status;
+	if (err != EPIPE)
+		fprintf(stderr, "sluice: standard output: write: %s\n", strerror(err));
+	return EXIT_RUNTIME;
+}
+
+static int run_command(int argc, char **argv)
 {
 	const char *names[NUM_COMMANDS + 1] = {0};
 	const char *near;
 
-	/* A peer or a reader that goes away is an error code, not the end of the process. */
-	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2) {
 		help(stderr);
 		return EXIT_USAGE;
@@ -61,4 +86,12 @@ int main(int argc, char **argv)
 	else
 		fprintf(stderr, "sluice: %s: unknown command; `sluice --help` lists them\n", argv[1]);
 	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	fill_standard_descriptors();
+	/* A peer or a reader that goes away is an error code, not the end of the process. */
+	signal(SIGPIPE, SIG_IGN);
+	return flush_output(run_command(argc, argv));
 }

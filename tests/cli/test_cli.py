@@ -307,7 +307,41 @@ def devices():
         check(sluice("devices", t["type"]).stdout in text, "one type is not part of all")
 
 
-CASES = [commands, specs, files, locked, run_files, run_devices, left_over, all_or_nothing, inherited, idle,
+# ---- standard descriptors ----
+
+def output():
+    """What was printed but did not arrive is said, once, and is a failure."""
+    for args in ["--help"], ["devices"], ["devices", "--json"], ["bench", "--help"], \
+                ["bench", "blk", "--device", "blk,null:1M", "--seconds", "0.1", "--json"]:
+        for where in ">/dev/full", ">&-":
+            done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {where}', SLUICE, *args], stderr=subprocess.PIPE,
+                                  text=True, timeout=BOUND, check=False)
+            check(done.returncode == 1, f"{args} {where}: exit status {done.returncode}")
+            check(re.fullmatch("sluice: standard output: write: .*\n", done.stderr), f"{args} {where}: {done.stderr!r}")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([SLUICE, "devices"], stdout=writer, stderr=subprocess.PIPE, timeout=BOUND, check=False)
+    os.close(writer)
+    check(done.returncode == 1 and not done.stderr, f"a reader that has gone: {done}")
+
+
+def descriptors_closed():
+    """No file of the program gets the number of a standard descriptor: log lines would go into it."""
+    disk("d")
+    with subprocess.Popen(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', SLUICE, "serve", "--device", "blk,d,socket=s"],
+                          stdin=subprocess.DEVNULL) as server:
+        deadline = time.monotonic() + BOUND
+        while not Serve.connects("s"):
+            check(server.poll() is None and time.monotonic() < deadline, "serve does not start")
+            time.sleep(0.02)
+        for fd in range(3):
+            at = os.readlink(f"/proc/{server.pid}/fd/{fd}")
+            check(at == "/dev/null", f"descriptor {fd} is {at}")
+        server.terminate()
+        check(server.wait(BOUND) == 0, f"exit status {server.returncode}")
+
+
+CASES = [output, descriptors_closed, commands, specs, files, locked, run_files, run_devices, left_over, all_or_nothing, inherited, idle,
          resize, devices]
 
 
