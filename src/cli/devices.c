@@ -3,6 +3,7 @@
 #include "cli/cmd.h"
 
 #include "devices/devices.h"
+#include "machine/machine.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -37,6 +38,15 @@ static void print_key(const struct opt_def *def)
 	putchar('\n');
 }
 
+static void print_keys(const struct opt_table *table)
+{
+	if (!table->defs[0].name)
+		return;
+	printf("  keys of %s\n", table->layer);
+	for (const struct opt_def *def = table->defs; def->name; def++)
+		print_key(def);
+}
+
 static void print_type(const struct device_type *t)
 {
 	const struct opt_source *src;
@@ -44,13 +54,9 @@ static void print_type(const struct device_type *t)
 	printf("%s: %s (virtio device id %u)\n", t->type, t->summary, t->id);
 	for (unsigned int i = 0; t->sources && (src = t->sources(i)); i++)
 		printf("%s    %-38s %s\n", i ? "" : "  sources\n", src->form, src->help);
-	for (const struct opt_table *const *table = t->tables; *table; table++) {
-		if (!(*table)->defs[0].name)
-			continue;
-		printf("  keys of %s\n", (*table)->layer);
-		for (const struct opt_def *def = (*table)->defs; def->name; def++)
-			print_key(def);
-	}
+	for (const struct opt_table *const *table = t->tables; *table; table++)
+		print_keys(*table);
+	print_keys(machine_keys());
 }
 
 static json_t *key_json(const struct opt_table *table, const struct opt_def *def)
@@ -75,6 +81,12 @@ static json_t *key_json(const struct opt_table *table, const struct opt_def *def
 	return key;
 }
 
+static void keys_json(json_t *keys, const struct opt_table *table)
+{
+	for (const struct opt_def *def = table->defs; def->name; def++)
+		json_array_append_new(keys, key_json(table, def));
+}
+
 static json_t *type_json(const struct device_type *t)
 {
 	json_t *keys = json_array(), *sources = json_array();
@@ -83,8 +95,8 @@ static json_t *type_json(const struct device_type *t)
 	for (unsigned int i = 0; t->sources && (src = t->sources(i)); i++)
 		json_array_append_new(sources, json_pack("{s:s, s:s}", "form", src->form, "help", src->help));
 	for (const struct opt_table *const *table = t->tables; *table; table++)
-		for (const struct opt_def *def = (*table)->defs; def->name; def++)
-			json_array_append_new(keys, key_json(*table, def));
+		keys_json(keys, *table);
+	keys_json(keys, machine_keys());
 	return json_pack("{s:s, s:i, s:s, s:o, s:o}", "type", t->type, "id", t->id, "summary", t->summary, "sources",
 			 sources, "keys", keys);
 }

@@ -33,9 +33,16 @@ struct machine_place {
 	bool packed;
 };
 
-/** struct machine_link - the key that says how a guest reaches a device of this process; @mmio: enum, 0 pci, 1 mmio */
+/**
+ * struct machine_link - the keys that say how a guest reaches a device, where that is the engine's
+ * @mmio:      enum, 0 pci, 1 mmio
+ * @legacy:    with the registers of drivers from before virtio 1.0
+ * @ioeventfd: notifications are taken in the kernel; off, to compare, each returns to this process
+ * @irqfd:     interrupts are raised in the kernel; off, to compare, each is a call of this process
+ */
 struct machine_link {
 	unsigned int mmio;
+	bool legacy, ioeventfd, irqfd;
 };
 
 /**

@@ -144,8 +144,7 @@ static int add_devices(struct kvm *k, struct sl_err *err)
 		if (!d->served)
 			return sl_err_set(err, ENOTSUP, "%s: socket=%s: engine kvm serves its devices itself; engine qemu can do this",
 					  d->type->type, d->place.socket);
-		k->devices[i] = d->link.mmio ? kvm_device_add_mmio(&k->bus, d->served->dev, err) :
-					       kvm_device_add_pci(&k->bus, d->served->dev, err);
+		k->devices[i] = kvm_device_add(&k->bus, d->served->dev, &d->link, err);
 		if (!k->devices[i])
 			return -EIO;
 	}

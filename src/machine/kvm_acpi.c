@@ -218,11 +218,11 @@ static void res_memory(struct writer *w, uint64_t addr, uint64_t size)
 	put_int(w, size, 4);
 }
 
-static void res_interrupt(struct writer *w, unsigned int gsi)
+static void res_interrupt(struct writer *w, unsigned int gsi, bool level)
 {
 	put_int(w, 0x89, 1);
 	put_int(w, 6, 2);
-	put_int(w, 0x03, 1); /* consumer, edge, active high, exclusive */
+	put_int(w, level ? 0x01 : 0x03, 1); /* consumer, level or edge, active high, exclusive */
 	put_int(w, 1, 1);
 	put_int(w, gsi, 4);
 }
@@ -338,7 +338,7 @@ static void named_device(struct writer *w, const char *prefix, unsigned int n, c
 		aml_name_int(w, "_CCA", 1); /* cache coherent */
 		r = resources_begin(w);
 		res_memory(w, mmio->addr, mmio->size);
-		res_interrupt(w, mmio->gsi);
+		res_interrupt(w, mmio->gsi, mmio->level);
 		resources_end(w, r);
 	}
 	aml_end(w, dev);

@@ -3,13 +3,15 @@
 #ifndef MACHINE_KVM_ACPI_H
 #define MACHINE_KVM_ACPI_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/** struct acpi_mmio - a virtio-mmio device: LNRO0005, with its registers and the pin it interrupts by */
+/** struct acpi_mmio - a virtio-mmio device: LNRO0005, with its registers and the pin it interrupts by: edges, or a level */
 struct acpi_mmio {
 	uint64_t addr;
 	unsigned int size, gsi;
+	bool level;
 };
 
 /** struct acpi_config - what differs between machines */

@@ -18,6 +18,10 @@
  * On MMIO an interrupt is an edge: InterruptStatus always shows the bit of the
  * queues, its acknowledgement means nothing and ends in an eventfd that nobody
  * reads. The registers are readable without leaving the guest.
+ *
+ * ioeventfd=off and irqfd=off take these short cuts away, for comparison: the
+ * processor's thread hands notifications to the queue's loop, and interrupts
+ * are ioctls; on MMIO a level then, which the acknowledgement takes back.
  */
 #include "machine/kvm_device.h"
 
@@ -48,12 +52,13 @@ struct vector {
  * struct kvm_device
  * @pci, @mmio: one of them
  * @kicks:      an eventfd for each queue
- * @pin, @intx: PCI: which of the four pins, and whether this device holds it
+ * @pin, @intx: PCI: which of the four pins, and whether this device holds it; MMIO: pin of the I/O APIC
  * @call, @ack: MMIO: the interrupt's eventfd, and the one that swallows acknowledgements; else -1
  */
 struct kvm_device {
 	struct kvm_bus *bus;
 	struct sl_device *dev;
+	struct machine_link link;
 	struct pci *pci;
 	struct mmio *mmio;
 	unsigned int num_queues, num_vectors;
@@ -136,10 +141,12 @@ void kvm_bus_decode(void *arg, struct pci_function *f, unsigned int bar, uint64_
 	struct kvm_bus *bus = arg;
 	struct kvm_device *d = bus->pci[f->device];
 
-	if (!d || bar != PCI_VIRTIO_BAR)
+	if (!d || !d->link.ioeventfd || (bar != PCI_VIRTIO_BAR && bar != PCI_LEGACY_BAR))
 		return;
 	for (unsigned int i = 0; i < d->num_queues; i++) {
-		const struct kvm_doorbell bell = {.addr = address + PCI_NOTIFY + i * PCI_NOTIFY_STRIDE};
+		const struct kvm_doorbell bell = bar == PCI_VIRTIO_BAR ?
+			(struct kvm_doorbell){.addr = address + PCI_NOTIFY + i * PCI_NOTIFY_STRIDE} :
+			(struct kvm_doorbell){address + PCI_LEGACY_NOTIFY, i, 2, .pio = true, .match = true};
 		int ret = kvm_vm_ioeventfd(bus->vm, &bell, d->kicks[i], on);
 
 		if (ret && on) /* its notifications then come by way of a processor's thread */
@@ -152,8 +159,9 @@ static int attach_pci(struct kvm_device *d, struct sl_err *err)
 	struct kvm_bus *bus = d->bus;
 	unsigned int device = bus->num_pci + 1;
 	const struct pci_env env = {
-		.arg = d, .irq = pci_irq, .msi = pci_msi, .vector_on = pci_vector_on, .vector_off = pci_vector_off,
-		.kick_fds = d->kicks,
+		.arg = d, .irq = pci_irq, .msi = pci_msi,
+		.vector_on = d->link.irqfd ? pci_vector_on : NULL, .vector_off = d->link.irqfd ? pci_vector_off : NULL,
+		.kick_fds = d->link.ioeventfd ? d->kicks : NULL, .transitional = d->link.legacy,
 	};
 	int ret;
 
@@ -181,19 +189,27 @@ static int attach_pci(struct kvm_device *d, struct sl_err *err)
 
 /* ---- MMIO ---- */
 
+/* Without an irqfd. */
+static void mmio_irq(void *arg, bool level)
+{
+	struct kvm_device *d = arg;
+
+	kvm_vm_irq(d->bus->vm, d->pin, level);
+}
+
 /* Connect the doorbells and the interrupt of a device at @at. */
 static int connect_mmio(struct kvm_device *d, const struct acpi_mmio *at)
 {
 	struct kvm_doorbell bell = {.addr = at->addr + MMIO_QUEUE_NOTIFY, .len = 4, .match = true};
 	struct kvm_vm *vm = d->bus->vm;
-	int ret = kvm_vm_irqfd(vm, d->call, at->gsi, true);
+	int ret = d->call >= 0 ? kvm_vm_irqfd(vm, d->call, at->gsi, true) : 0;
 
-	for (unsigned int i = 0; i < d->num_queues && !ret; i++) {
+	for (unsigned int i = 0; i < d->num_queues && !ret && d->link.ioeventfd; i++) {
 		bell.data = i;
 		ret = kvm_vm_ioeventfd(vm, &bell, d->kicks[i], true);
 	}
 	bell = (struct kvm_doorbell){at->addr + MMIO_INTERRUPT_ACK, MMIO_ACK_QUEUES, 4, .match = true};
-	if (!ret)
+	if (!ret && d->ack >= 0)
 		ret = kvm_vm_ioeventfd(vm, &bell, d->ack, true);
 	if (!ret)
 		ret = kvm_vm_show(vm, at->addr, mmio_page(d->mmio), MMIO_SIZE);
@@ -204,15 +220,16 @@ static int attach_mmio(struct kvm_device *d, struct sl_err *err)
 {
 	struct kvm_bus *bus = d->bus;
 	struct acpi_mmio *at = &bus->mmio[bus->num_mmio];
-	struct mmio_env env = {.arg = d, .kick_fds = d->kicks};
+	struct mmio_env env = {
+		.arg = d, .irq = mmio_irq, .kick_fds = d->link.ioeventfd ? d->kicks : NULL, .legacy = d->link.legacy,
+	};
 	int ret;
 
 	if (bus->num_mmio == BOARD_MAX_MMIO)
 		return sl_err_set(err, E2BIG, "%s: no room for more than %d devices with transport=mmio",
 				  sl_device_name(d->dev), BOARD_MAX_MMIO);
-	d->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	d->ack = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (d->call < 0 || d->ack < 0)
+	if ((d->link.irqfd && (d->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) ||
+	    (d->link.irqfd && d->link.ioeventfd && (d->ack = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0))
 		return sl_err_set(err, errno, "eventfd: %s", strerror(errno));
 	env.irq_fd = d->call;
 	d->mmio = mmio_new(d->dev, &env, err);
@@ -220,7 +237,9 @@ static int attach_mmio(struct kvm_device *d, struct sl_err *err)
 		return -ENOMEM;
 	*at = (struct acpi_mmio){
 		LAYOUT_VIRTIO_MMIO + bus->num_mmio * LAYOUT_VIRTIO_MMIO_STRIDE, MMIO_SIZE, mmio_pins[bus->num_mmio],
+		.level = !d->link.irqfd,
 	};
+	d->pin = at->gsi;
 	ret = connect_mmio(d, at);
 	if (ret)
 		return sl_err_set(err, -ret, "%s: KVM: cannot connect it: %s", sl_device_name(d->dev), strerror(-ret));
@@ -231,12 +250,13 @@ static int attach_mmio(struct kvm_device *d, struct sl_err *err)
 
 /* ---- life ---- */
 
-static struct kvm_device *device_new(struct kvm_bus *bus, struct sl_device *dev, struct sl_err *err)
+static struct kvm_device *device_new(struct kvm_bus *bus, struct sl_device *dev, const struct machine_link *link,
+				     struct sl_err *err)
 {
 	struct kvm_device *d = calloc(1, sizeof(*d));
 
 	if (d)
-		*d = (struct kvm_device){.bus = bus, .dev = dev, .call = -1, .ack = -1};
+		*d = (struct kvm_device){.bus = bus, .dev = dev, .link = *link, .call = -1, .ack = -1};
 	if (d)
 		d->kicks = calloc(sl_device_num_queues(dev), sizeof(*d->kicks));
 	if (!d || !d->kicks) {
@@ -257,24 +277,16 @@ static struct kvm_device *device_new(struct kvm_bus *bus, struct sl_device *dev,
 	return d;
 }
 
-static struct kvm_device *attach(struct kvm_device *d, int (*how)(struct kvm_device *d, struct sl_err *err),
-				 struct sl_err *err)
+struct kvm_device *kvm_device_add(struct kvm_bus *bus, struct sl_device *dev, const struct machine_link *link,
+				  struct sl_err *err)
 {
-	if (d && how(d, err)) {
+	struct kvm_device *d = device_new(bus, dev, link, err);
+
+	if (d && (link->mmio ? attach_mmio(d, err) : attach_pci(d, err))) {
 		kvm_device_remove(d);
 		return NULL;
 	}
 	return d;
-}
-
-struct kvm_device *kvm_device_add_pci(struct kvm_bus *bus, struct sl_device *dev, struct sl_err *err)
-{
-	return attach(device_new(bus, dev, err), attach_pci, err);
-}
-
-struct kvm_device *kvm_device_add_mmio(struct kvm_bus *bus, struct sl_device *dev, struct sl_err *err)
-{
-	return attach(device_new(bus, dev, err), attach_mmio, err);
 }
 
 static void reset_done(void *arg)

@@ -12,6 +12,7 @@
 
 #include <sluice/virtio.h>
 
+#include "machine/engine.h"
 #include "machine/kvm_acpi.h"
 #include "machine/kvm_board.h"
 #include "transport/pci.h"
@@ -39,9 +40,9 @@ void kvm_bus_init(struct kvm_bus *bus, struct kvm_vm *vm, struct board *board);
 /** kvm_bus_decode() - see struct pci_bus_env; its @arg is the bus */
 void kvm_bus_decode(void *bus, struct pci_function *f, unsigned int bar, uint64_t address, bool on);
 
-/** kvm_device_add_pci(), kvm_device_add_mmio() - put @dev on the bus, before the guest runs; NULL with @err filled */
-struct kvm_device *kvm_device_add_pci(struct kvm_bus *bus, struct sl_device *dev, struct sl_err *err);
-struct kvm_device *kvm_device_add_mmio(struct kvm_bus *bus, struct sl_device *dev, struct sl_err *err);
+/** kvm_device_add() - put @dev on a bus, before the guest runs; NULL with @err filled */
+struct kvm_device *kvm_device_add(struct kvm_bus *bus, struct sl_device *dev, const struct machine_link *link,
+				  struct sl_err *err);
 /** kvm_device_remove() - the guest is gone: wait for requests in flight, let the device go; NULL allowed */
 void kvm_device_remove(struct kvm_device *d);
 

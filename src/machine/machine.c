@@ -165,17 +165,29 @@ static int open_remote(struct machine_device *d, struct sl_err *err)
 static const char *const transports[] = {"pci", "mmio", NULL};
 static const struct opt_def link_defs[] = {
 	{"transport", OPT_ENUM, offsetof(struct machine_link, mmio), "pci", .values = transports,
-	 .help = "how the guest of engine kvm reaches the device"},
+	 .help = "how the guest reaches the device"},
+	{"legacy", OPT_BOOL, offsetof(struct machine_link, legacy), "off",
+	 .help = "pci: also the registers of drivers from before virtio 1.0 (transitional); mmio: these only (version 1)"},
+	{"ioeventfd", OPT_BOOL, offsetof(struct machine_link, ioeventfd), "on",
+	 .help = "take notifications in the kernel; off shows what they cost without"},
+	{"irqfd", OPT_BOOL, offsetof(struct machine_link, irqfd), "on",
+	 .help = "raise interrupts in the kernel; off shows what they cost without"},
 	{NULL},
 };
-static const struct opt_table link_table = {"run", link_defs};
+static const struct opt_table link_table = {"run with engine kvm", link_defs};
 
-/* The key transport=, which only some engines have; it is none of the device's. */
+const struct opt_table *machine_keys(void)
+{
+	return &link_table;
+}
+
+/* These keys, which only some engines have; they are none of the device's. */
 static int apply_link(const struct engine *e, struct machine_device *d, struct sl_err *err)
 {
-	if (!e->links && spec_has(&d->spec, "transport"))
-		return sl_err_set(err, ENOTSUP, "%s: transport: engine %s has its own; engine kvm takes it", d->spec.type,
-				  e->name);
+	for (const struct opt_def *def = link_defs; !e->links && def->name; def++)
+		if (spec_has(&d->spec, def->name))
+			return sl_err_set(err, ENOTSUP, "%s: %s: engine %s has its own way to the device; engine kvm takes it",
+					  d->spec.type, def->name, e->name);
 	return opts_apply(&link_table, &d->spec, &d->link, err);
 }
 

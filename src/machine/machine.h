@@ -31,6 +31,9 @@ struct machine_options {
 #define MACHINE_MIN_MEMORY (16ULL << 20)
 #define MACHINE_MAX_MEMORY (1ULL << 40)
 
+/** machine_keys() - the keys of a device that say how the guest reaches it */
+const struct opt_table *machine_keys(void);
+
 /** machine_engines() - the names of the engines, for messages and help; ends with NULL */
 const char *const *machine_engines(void);
 

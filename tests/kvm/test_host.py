@@ -177,11 +177,15 @@ def devices(lab):
 
 
 def bare_program(lab):
-    """Our drivers against our devices: real registers, ioeventfd and irqfd, MSI-X and the edge of virtio-mmio."""
+    """Our drivers against our devices: real registers, ioeventfd and irqfd and without, MSI-X and the edge of virtio-mmio."""
     need_kvm()
     bare = os.environ.get("BARE", os.path.join(TOP, "build", "guest", "bare"))
     for words, transport in (("pci split verify poll", "pci"), ("pci packed verify interrupt", "pci"),
+                             ("pci split verify interrupt", "pci,ioeventfd=off,irqfd=off"),
+                             ("pci packed verify interrupt", "pci,legacy=on"),
                              ("mmio split verify poll irq=5", "mmio"),
+                             ("mmio split verify interrupt irq=5", "mmio,ioeventfd=off"),
+                             ("mmio packed verify poll irq=5", "mmio,irqfd=off"),
                              ("mmio packed verify interrupt irq=5", "mmio")):
         disk = lab.disk(4)
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append",

@@ -7,7 +7,8 @@ usage: man.py SOURCE SLUICE
 - mandoc has nothing to complain about;
 - every page that is there is installed, and every page that one refers to is there;
 - every command has a page, with every option of its --help, and no other;
-- every type of device has a page, with every key and form of source that `sluice devices --json` prints.
+- every type of device has a page, with every key and form of source that `sluice devices --json` prints, but for the
+  keys of `sluice run` itself, which are in its page.
 """
 import glob
 import json
@@ -75,6 +76,8 @@ def commands(source, sluice):
 
 
 def devices(source, sluice):
+    run_page = os.path.join(source, "docs", "man", "sluice-run.1")
+    run_text = text_of(run_page)
     for device in json.loads(output(sluice, "devices", "--json")):
         page = os.path.join(source, "docs", "man", f"sluice-{device['type']}.7")
         if not os.path.exists(page):
@@ -82,11 +85,12 @@ def devices(source, sluice):
             continue
         markup, text = read(page), text_of(page)
         for key in device["keys"]:
-            if not re.search(r"(?<![\w-])" + re.escape(key["name"]) + r"\s?=", text):
-                yield f"{page}: key {key['name']} is missing"
+            where, said = (run_page, run_text) if key["layer"].startswith("run ") else (page, text)
+            if not re.search(r"(?<![\w-])" + re.escape(key["name"]) + r"\s?=", said):
+                yield f"{where}: key {key['name']} is missing"
             for value in key.get("values", []):
-                if not re.search(r"(?<![\w-])" + re.escape(value) + r"(?![\w-])", text):
-                    yield f"{page}: value {value} of {key['name']} is missing"
+                if not re.search(r"(?<![\w-])" + re.escape(value) + r"(?![\w-])", said):
+                    yield f"{where}: value {value} of {key['name']} is missing"
         for form in device["sources"]:
             if form["form"] not in text and form["form"] not in markup:
                 yield f"{page}: source {form['form']} is missing"
