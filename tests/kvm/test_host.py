@@ -195,6 +195,41 @@ def bare_program(lab):
         check(("interrupt" in words) == (" 0 interrupts" not in done.stdout), done.stdout)
 
 
+def hugepages(lab):
+    """Memory from the pool, all of it reserved before the guest runs; too few are told with what to do."""
+    path, pool = program(lab, text("up\n") + OFF), "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+    def attempt(memory):
+        return subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--memory", memory + ",hugepages=on"],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+
+    def number(name):
+        with open(pool + name, encoding="utf-8") as file:
+            return int(file.read())
+
+    if not os.path.exists(pool):
+        raise Skip("no huge pages here")
+    done = attempt("1T")
+    check("hugepages=on: needs 524288 huge pages" in done.stderr and "nr_hugepages" in done.stderr, done.stderr)
+    check(done.returncode == 1 and done.stderr.count("\n") == 1, f"{done.returncode}: {done.stderr}")
+    done = attempt("17M")
+    check("wants a multiple of 2M" in done.stderr and done.returncode == 2, done.stderr)
+    before, spare = number("nr_hugepages"), number("free_hugepages") - number("resv_hugepages")
+    try:
+        with open(pool + "nr_hugepages", "w", encoding="utf-8") as file:
+            file.write(str(before + max(0, 16 - spare)))
+        if number("nr_hugepages") < before + max(0, 16 - spare):
+            raise Skip("this host has no memory for huge pages")
+        done = attempt("32M")
+        check(done.returncode == 0 and done.stdout == "up\n", f"{done.returncode}: {done.stderr}")
+    except PermissionError:
+        raise Skip("only root may ask for huge pages") from None
+    finally:
+        if before != number("nr_hugepages"):
+            with open(pool + "nr_hugepages", "w", encoding="utf-8") as file:
+                file.write(str(before))
+
+
 def ends_under_load(lab):
     """Told to end with requests in flight: these are waited for, and then it is over."""
     need_kvm()
@@ -283,4 +318,4 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, devices, bare_program, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
+          power_button, terminal_is_restored, devices, bare_program, hugepages, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
