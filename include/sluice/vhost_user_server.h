@@ -33,6 +33,8 @@ struct sl_vhost_user_config {
 };
 
 SL_API struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user_config *cfg, struct sl_err *err);
+/** sl_vhost_user_server_connected() - control; is there a front-end? */
+SL_API bool sl_vhost_user_server_connected(const struct sl_vhost_user_server *s);
 /**
  * sl_vhost_user_server_stop() - end the connection, drain the queues, remove the socket
  * @done: called on the control loop, perhaps before this returns; then sl_vhost_user_server_free() may be called

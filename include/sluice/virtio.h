@@ -17,6 +17,9 @@
  *                                      |                                   (transport: queue_stopped)
  *                                      +--ring broken--> broken --sl_queue_stop()--> ...
  *
+ * A stop waits for requests in flight, at most stop_timeout_ms where the
+ * device can give them up (struct sl_device_ops, @abandon).
+ *
  * Once the transport heard queue_stopped, guest memory is not touched any more.
  */
 #ifndef SLUICE_VIRTIO_H
@@ -60,6 +63,9 @@ struct sl_req {
  *                  once, now or later on the same loop
  * @commit:         data; the batch ends: no more request() in this round. Optional
  * @features_set:   control; the driver's features are accepted. Optional
+ * @abandon:        data; a stop has waited long enough: finish every request that the device can let go of before this
+ *                  returns, memory of the others stays in use. What it finishes is not told to the driver as done:
+ *                  see sl_queue_stop(). Optional
  * @config_written: control; the driver wrote these bytes of configuration. Optional
  * @reset:          control; all queues are stopped, back to the initial state. Optional
  */
@@ -71,6 +77,7 @@ struct sl_device_ops {
 	void (*queue_stop)(struct sl_queue *q);
 	void (*request)(struct sl_queue *q, struct sl_req *r);
 	void (*commit)(struct sl_queue *q);
+	void (*abandon)(struct sl_queue *q);
 	void (*features_set)(struct sl_device *d);
 	void (*config_written)(struct sl_device *d, uint32_t off, uint32_t len);
 	void (*reset)(struct sl_device *d);
@@ -93,6 +100,7 @@ struct sl_config_range {
  * @config_len:     at most SL_DEVICE_MAX_CONFIG
  * @writable:       ranges of configuration that a driver may write; ends with a len of 0; NULL: none
  * @poll_us:        see struct sl_poller
+ * @stop_timeout_ms: how long a stop waits for requests in flight before ops->abandon(); 0: without end
  * @control:        the control loop
  * @loops:          data loops; queue i runs on loops[(@first_loop + i) % @num_loops]; NULL: all on @control
  */
@@ -105,7 +113,7 @@ struct sl_device_config {
 	const void *config;
 	uint16_t config_len;
 	const struct sl_config_range *writable;
-	uint32_t poll_us;
+	uint32_t poll_us, stop_timeout_ms;
 	struct sl_loop *control;
 	struct sl_loop *const *loops;
 	unsigned int num_loops, first_loop;
@@ -192,7 +200,8 @@ SL_API void sl_device_needs_reset(struct sl_device *d, unsigned int index, const
  * @done: called on the control loop when all requests in flight are done; before this returns when no queue
  *        runs. May be NULL
  *
- * queue_stopped is not called for the queues it stops.
+ * queue_stopped is not called for the queues it stops. The driver forgets its
+ * requests: none of them stays in an inflight region.
  */
 SL_API void sl_device_reset(struct sl_device *d, void (*done)(void *arg), void *arg);
 
@@ -216,9 +225,21 @@ struct sl_queue_setup {
  */
 SL_API int sl_queue_start(struct sl_device *d, unsigned int index, const struct sl_queue_setup *setup,
 			  struct sl_mem *mem, struct sl_err *err);
-/** sl_queue_stop() - no new pops; queue_stopped follows when the last request is done. A stopped queue answers at once */
+/**
+ * sl_queue_stop() - no new pops; queue_stopped follows when the last request is done. A stopped queue answers at once
+ *
+ * What ops->abandon() gives up stays in the queue's inflight region, so that
+ * the next life of the ring carries it out. Where that cannot be (there is no
+ * region, or the guest is being moved and its successor will not see it), the
+ * driver gets whatever the device answers, which is an error.
+ */
 SL_API void sl_queue_stop(struct sl_device *d, unsigned int index);
+/** sl_queue_reset() - sl_queue_stop() for a driver that forgets its requests: none stays in an inflight region */
+SL_API void sl_queue_reset(struct sl_device *d, unsigned int index);
 SL_API bool sl_queue_running(const struct sl_device *d, unsigned int index);
+enum sl_queue_state { SL_QUEUE_STOPPED, SL_QUEUE_RUNNING, SL_QUEUE_STOPPING, SL_QUEUE_BROKEN };
+/** sl_queue_state() - control; see the picture above; a broken queue that stops is stopping */
+SL_API enum sl_queue_state sl_queue_state(const struct sl_device *d, unsigned int index);
 /** sl_queue_set_call() - another call descriptor, or -1; on return the old one is no longer used */
 SL_API void sl_queue_set_call(struct sl_device *d, unsigned int index, int fd);
 /** sl_queue_set_kick() - another kick descriptor, or -1; on return the old one is no longer used */
@@ -237,10 +258,12 @@ SL_API void sl_queue_set_log(struct sl_device *d, unsigned int index, struct sl_
  * @rounds:   times the ring was drained
  * @kicks:    kicks that arrived
  * @calls:    calls that were made
+ * @in_flight: requests that the device holds now
  */
 struct sl_queue_stats {
-	uint64_t requests, rounds, kicks, calls;
+	uint64_t requests, rounds, kicks, calls, in_flight;
 };
+/** sl_queue_stats() - control; what a data loop counts meanwhile may be missing. Zeroes for a queue that is not there */
 SL_API void sl_queue_stats(const struct sl_device *d, unsigned int index, struct sl_queue_stats *out);
 
 #endif

@@ -67,7 +67,7 @@ static int replace_memory(struct sl_vhost_user_server *s, struct sl_mem *mem)
 	if (!mem)
 		return -EINVAL;
 	s->next_mem = mem;
-	vus_rings_stop(s);
+	vus_rings_stop(s, VUS_KEEP);
 	return vus_when_drained(s, swap_memory);
 }
 

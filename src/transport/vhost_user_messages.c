@@ -159,7 +159,14 @@ static int drained_for_reset(struct sl_vhost_user_server *s)
 /* Connection, memory, call descriptors and protocol features stay; the driver's part starts anew. */
 static int reset_device(struct sl_vhost_user_server *s)
 {
-	vus_rings_stop(s);
+	vus_rings_stop(s, VUS_FORGET);
+	return vus_when_drained(s, drained_for_reset);
+}
+
+/* QEMU also pauses a guest in this way, so that requests may be left in the inflight region. */
+static int clear_status(struct sl_vhost_user_server *s)
+{
+	vus_rings_stop(s, VUS_KEEP);
 	return vus_when_drained(s, drained_for_reset);
 }
 
@@ -170,7 +177,7 @@ static int set_status(struct sl_vhost_user_server *s)
 	if (status > UINT8_MAX)
 		return -EINVAL;
 	if (!status)
-		return reset_device(s);
+		return clear_status(s);
 	/* Bits that the device does not take stay clear, which the front-end sees when it reads the status back. */
 	sl_device_set_status(s->device, (uint8_t)status);
 	return VUS_OK;

@@ -178,19 +178,22 @@ void vus_rings_start(struct sl_vhost_user_server *s)
 
 /* ---- stop ---- */
 
-void vus_ring_stop(struct vus_ring *r)
+void vus_ring_stop(struct vus_ring *r, enum vus_stop how)
 {
 	if (!r->running || r->stopping)
 		return;
 	r->stopping = true;
 	r->s->draining++;
-	sl_queue_stop(r->s->device, r->index);
+	if (how == VUS_FORGET)
+		sl_queue_reset(r->s->device, r->index);
+	else
+		sl_queue_stop(r->s->device, r->index);
 }
 
-void vus_rings_stop(struct sl_vhost_user_server *s)
+void vus_rings_stop(struct sl_vhost_user_server *s, enum vus_stop how)
 {
 	for (unsigned int i = 0; i < s->num_rings; i++)
-		vus_ring_stop(&s->rings[i]);
+		vus_ring_stop(&s->rings[i], how);
 }
 
 static void queue_stopped(void *t, unsigned int index, uint32_t base)
@@ -292,7 +295,7 @@ int vus_get_vring_base(struct sl_vhost_user_server *s)
 
 	if (!r)
 		return -EINVAL;
-	vus_ring_stop(r);
+	vus_ring_stop(r, VUS_KEEP);
 	return vus_when_drained(s, answer_base);
 }
 
@@ -314,7 +317,7 @@ int vus_set_vring_enable(struct sl_vhost_user_server *s)
 		try_start(r);
 		return VUS_OK;
 	}
-	vus_ring_stop(r);
+	vus_ring_stop(r, VUS_KEEP);
 	return vus_when_drained(s, after_disable);
 }
 

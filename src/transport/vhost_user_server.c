@@ -256,7 +256,7 @@ static void close_connection(struct sl_vhost_user_server *s)
 	if (c->answering)
 		vu_msg_close_fds(&c->out);
 	vus_channel_set(s, -1);
-	vus_rings_stop(s);
+	vus_rings_stop(s, VUS_KEEP);
 	sl_task_post(s->loop, &s->resume);
 }
 
@@ -457,6 +457,11 @@ struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user
 	}
 	sl_device_attach(s->device, &vus_transport_ops, s);
 	return s;
+}
+
+bool sl_vhost_user_server_connected(const struct sl_vhost_user_server *s)
+{
+	return s->conn && !s->closing;
 }
 
 void sl_vhost_user_server_stop(struct sl_vhost_user_server *s, void (*done)(void *arg), void *arg)

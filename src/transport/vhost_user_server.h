@@ -141,8 +141,10 @@ void vus_rings_init(struct sl_vhost_user_server *s);
 void vus_ring_forget(struct vus_ring *r, bool fds);
 /** vus_rings_start() - something about all rings changed: start those that are ready now */
 void vus_rings_start(struct sl_vhost_user_server *s);
-void vus_ring_stop(struct vus_ring *r);
-void vus_rings_stop(struct sl_vhost_user_server *s);
+/** enum vus_stop - requests that the device gives up: the inflight region keeps them, or they are forgotten */
+enum vus_stop { VUS_KEEP, VUS_FORGET };
+void vus_ring_stop(struct vus_ring *r, enum vus_stop how);
+void vus_rings_stop(struct sl_vhost_user_server *s, enum vus_stop how);
 /** vus_rings_log() - memory log, its feature or a ring's flag changed: tell the running rings */
 void vus_rings_log(struct sl_vhost_user_server *s);
 int vus_set_vring_num(struct sl_vhost_user_server *s);

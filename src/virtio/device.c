@@ -54,6 +54,7 @@ struct sl_device *sl_device_new(const struct sl_device_config *cfg, struct sl_er
 	d->num_queues = cfg->num_queues;
 	d->max_queue_size = cfg->max_queue_size;
 	d->poll_us = cfg->poll_us;
+	d->stop_timeout_ms = cfg->stop_timeout_ms;
 	d->config_len = cfg->config_len;
 	d->writable = cfg->writable;
 	for (unsigned int i = 0; i < d->num_queues; i++) {
@@ -209,21 +210,32 @@ void sl_device_reset(struct sl_device *d, void (*done)(void *arg), void *arg)
 	for (unsigned int i = 0; i < d->num_queues; i++) {
 		struct sl_queue *q = &d->queues[i];
 
-		if (q->state == QUEUE_RUNNING)
-			q->by_reset = queue_ask_stop(q);
+		/* One that stops already is still owed to the transport. */
+		q->by_reset |= q->state == QUEUE_RUNNING;
+		queue_ask_stop(q, true);
 	}
 	reset_finish(d);
 }
 
-void sl_queue_stop(struct sl_device *d, unsigned int index)
+static void stop(struct sl_device *d, unsigned int index, bool forget)
 {
 	struct sl_queue *q;
 
 	if (index >= d->num_queues)
 		return;
 	q = &d->queues[index];
-	if (!queue_ask_stop(q) && d->transport)
+	if (!queue_ask_stop(q, forget) && d->transport)
 		d->transport->queue_stopped(d->t, index, q->last_base);
+}
+
+void sl_queue_stop(struct sl_device *d, unsigned int index)
+{
+	stop(d, index, false);
+}
+
+void sl_queue_reset(struct sl_device *d, unsigned int index)
+{
+	stop(d, index, true);
 }
 
 void device_queue_stopped(struct sl_queue *q)
@@ -253,6 +265,7 @@ void sl_device_needs_reset(struct sl_device *d, unsigned int index, const char *
 
 void device_queue_broke(struct sl_queue *q)
 {
+	q->was_broken = true;
 	sl_device_needs_reset(q->device, q->index, q->why ? q->why : "broken");
 }
 

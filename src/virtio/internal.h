@@ -16,14 +16,19 @@ enum queue_state { QUEUE_STOPPED, QUEUE_RUNNING, QUEUE_STOPPING };
  * @state:       see above
  * @by_reset:    sl_device_reset() asked for the stop, not the transport
  * @last_base:   vring base of the last stop
+ * @was_broken:  the data loop said so
  *
  * Data loop while RUNNING or STOPPING (handed over by sl_loop_invoke() and by
  * the stopped task):
  * @vq, @slots:  made by start, freed by stop
  * @free:        slots given back, last in first out: what was used last is still in the cache
  * @fresh:       slots never used so far: their memory is not even touched
- * @in_flight:   slots that the device holds
+ * @in_flight:   slots that the device holds; atomic, relaxed: the control loop may look at it
  * @stopping:    no more pops
+ * @has_region:  an inflight region keeps what is not pushed, for the next life of the ring
+ * @logged:      the dirty log is on: the guest is being moved
+ * @forgotten:   the driver is resetting: nobody waits for what is in flight
+ * @leaving:     what is done now stays in the inflight region
  * @broken:      no more pops, nothing is published any more
  * @starved:     the next chain waits for memory that a push gives back
  * @in_round:    requests that are done now are published at the end of the round
@@ -37,7 +42,7 @@ struct sl_queue {
 	unsigned int index;
 
 	enum queue_state state;
-	bool by_reset;
+	bool by_reset, was_broken;
 	uint32_t last_base;
 
 	struct sl_vq *vq;
@@ -46,6 +51,7 @@ struct sl_queue {
 	struct sl_req *free;
 	unsigned int num, fresh, in_flight;
 	bool stopping, broken, starved, in_round, staged;
+	bool has_region, logged, forgotten, leaving;
 	int call_fd;
 	bool call_may_block;
 	void *priv;
@@ -54,6 +60,7 @@ struct sl_queue {
 	struct sl_watch kick;
 	struct sl_poller poller;
 	struct sl_task kicked, flush, finish; /* on the data loop */
+	struct sl_timer give_up;	      /* on the data loop, while a stop waits */
 	struct sl_task stopped, broke;	      /* on the control loop */
 	struct sl_queue_stats stats;	      /* written by the data loop, relaxed atomics */
 };
@@ -70,7 +77,7 @@ struct sl_device {
 	struct sl_features offered, accepted;
 	uint8_t status;
 	uint16_t num_queues, max_queue_size;
-	uint32_t poll_us;
+	uint32_t poll_us, stop_timeout_ms;
 
 	uint8_t *config;
 	uint16_t config_len;
@@ -89,8 +96,8 @@ struct sl_device {
 
 /** queue_init() - a stopped queue */
 void queue_init(struct sl_device *d, unsigned int index, struct sl_loop *loop);
-/** queue_ask_stop() - control; a running queue starts to stop; false when it was stopped already */
-bool queue_ask_stop(struct sl_queue *q);
+/** queue_ask_stop() - control; a running queue starts to stop, @forget as sl_queue_reset(); false when it is stopped */
+bool queue_ask_stop(struct sl_queue *q, bool forget);
 /** device_queue_stopped() - control; queue.c tells that the stop is complete */
 void device_queue_stopped(struct sl_queue *q);
 /** device_queue_broke() - control; queue.c tells that the ring is broken */

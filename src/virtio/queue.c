@@ -24,6 +24,9 @@
  * kernel's vhost does it: each write of the driver is an edge, and a peer
  * that hands over something that is not an eventfd can neither block the
  * loop nor keep it spinning.
+ *
+ * A stop that waits too long for requests in flight asks the device to give
+ * them up; docs/stop-reset.md says what becomes of them.
  */
 #include "virtio/internal.h"
 
@@ -42,6 +45,11 @@
 static inline void count(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+static inline void set_in_flight(struct sl_queue *q, unsigned int n)
+{
+	__atomic_store_n(&q->in_flight, n, __ATOMIC_RELAXED);
 }
 
 /* ---- slots ---- */
@@ -153,7 +161,7 @@ static bool poll_queue(void *arg)
 		}
 		n++;
 		bytes += r->chain.out.bytes + r->chain.in.bytes;
-		q->in_flight++;
+		set_in_flight(q, q->in_flight + 1);
 		ops->request(q, r);
 	}
 	if (n && ops->commit)
@@ -209,12 +217,13 @@ void sl_req_done(struct sl_req *r, uint32_t len)
 	struct sl_queue *q = r->queue;
 
 	/* On a broken queue too: nothing is published any more, but what was written is in the dirty log. */
-	sl_vq_push(q->vq, &r->chain, len);
+	if (!q->leaving)
+		sl_vq_push(q->vq, &r->chain, len);
 	q->staged = true;
 	if (!q->in_round)
 		sl_task_post(q->loop, &q->flush);
 	give_slot(q, r);
-	q->in_flight--;
+	set_in_flight(q, q->in_flight - 1);
 	if (q->starved) {
 		q->starved = false;
 		activate(q);
@@ -253,6 +262,7 @@ static void drop_ring(struct sl_queue *q)
 	sl_poller_deactivate(q->loop, &q->poller);
 	sl_task_cancel(q->loop, &q->flush);
 	sl_task_cancel(q->loop, &q->finish);
+	sl_timer_clear(q->loop, &q->give_up);
 	sl_vq_free(q->vq);
 	q->vq = NULL;
 	if (q->slots)
@@ -273,8 +283,10 @@ static void start_on_data_loop(void *arg)
 	const struct sl_device *d = q->device;
 	int ret;
 
-	q->stopping = q->broken = q->starved = q->in_round = q->staged = false;
-	q->in_flight = 0;
+	q->stopping = q->broken = q->starved = q->in_round = q->staged = q->forgotten = q->leaving = false;
+	q->has_region = s->setup->vq.inflight;
+	q->logged = s->setup->vq.log;
+	set_in_flight(q, 0);
 	use_call_fd(q, s->setup->call_fd);
 	errno = 0;
 	q->vq = sl_vq_new(&s->setup->vq, s->mem, s->err);
@@ -331,6 +343,7 @@ int sl_queue_start(struct sl_device *d, unsigned int index, const struct sl_queu
 	sl_loop_invoke(s.q->loop, start_on_data_loop, &s);
 	if (!s.ret)
 		s.q->state = QUEUE_RUNNING;
+	s.q->was_broken = false;
 	return s.ret;
 }
 
@@ -351,25 +364,65 @@ static void finish_stop(void *arg)
 	sl_task_send(q->device->control, &q->stopped);
 }
 
+static void set_give_up(struct sl_queue *q)
+{
+	if (q->device->stop_timeout_ms && q->device->ops->abandon)
+		sl_timer_set(q->loop, &q->give_up, q->device->stop_timeout_ms * 1000000ULL);
+}
+
+/*
+ * The stop has waited long enough. What the device gives up is not pushed but
+ * left in the inflight region, where somebody will find it: no request fails
+ * that a later try can still do. Otherwise the device's answer is pushed, an
+ * error, or the driver would wait for it for ever.
+ */
+static void give_up(void *arg)
+{
+	struct sl_queue *q = arg;
+	unsigned int waiting = q->in_flight, seconds = q->device->stop_timeout_ms / 1000;
+
+	q->leaving = q->has_region && !q->logged && !q->forgotten;
+	q->device->ops->abandon(q);
+	if (waiting != q->in_flight)
+		sl_log(SL_LOG_WARN, "%s: queue %u: stop: %u requests have no answer after %u s: %s", q->device->name,
+		       q->index, waiting - q->in_flight, seconds,
+		       q->leaving ? "left in the inflight region, for the next start" : "given up");
+	q->leaving = false;
+	if (!q->in_flight)
+		return;
+	sl_log(SL_LOG_WARN, "%s: queue %u: stop: %u requests cannot be taken back: waiting for them", q->device->name,
+	       q->index, q->in_flight);
+	set_give_up(q);
+}
+
 static void stop_on_data_loop(void *arg)
 {
 	struct sl_queue *q = arg;
 
+	if (q->stopping)
+		return;
 	q->stopping = true;
 	sl_watch_del(&q->kick);
 	sl_poller_deactivate(q->loop, &q->poller);
 	if (!q->in_flight)
 		sl_task_post(q->loop, &q->finish);
+	else
+		set_give_up(q);
 }
 
-bool queue_ask_stop(struct sl_queue *q)
+static void reset_on_data_loop(void *arg)
+{
+	((struct sl_queue *)arg)->forgotten = true;
+	stop_on_data_loop(arg);
+}
+
+bool queue_ask_stop(struct sl_queue *q, bool forget)
 {
 	if (q->state == QUEUE_STOPPED)
 		return false;
-	if (q->state == QUEUE_RUNNING) {
-		q->state = QUEUE_STOPPING;
-		sl_loop_invoke(q->loop, stop_on_data_loop, q);
-	}
+	if (q->state == QUEUE_RUNNING || forget)
+		sl_loop_invoke(q->loop, forget ? reset_on_data_loop : stop_on_data_loop, q);
+	q->state = QUEUE_STOPPING;
 	return true;
 }
 
@@ -429,6 +482,7 @@ static void set_log(void *arg)
 {
 	struct change *c = arg;
 
+	c->q->logged = c->log;
 	if (c->q->vq)
 		sl_vq_set_log(c->q->vq, c->log, c->log_ring, c->log_addr);
 }
@@ -493,6 +547,7 @@ void queue_init(struct sl_device *d, unsigned int index, struct sl_loop *loop)
 	q->kicked = (struct sl_task){.fn = kicked, .arg = q};
 	q->flush = (struct sl_task){.fn = flush, .arg = q};
 	q->finish = (struct sl_task){.fn = finish_stop, .arg = q};
+	q->give_up = (struct sl_timer){.fn = give_up, .arg = q};
 	q->stopped = (struct sl_task){.fn = stopped, .arg = q};
 	q->broke = (struct sl_task){.fn = broke, .arg = q};
 }
@@ -522,6 +577,17 @@ bool sl_queue_running(const struct sl_device *d, unsigned int index)
 	return index < d->num_queues && d->queues[index].state == QUEUE_RUNNING;
 }
 
+enum sl_queue_state sl_queue_state(const struct sl_device *d, unsigned int index)
+{
+	const struct sl_queue *q = index < d->num_queues ? &d->queues[index] : NULL;
+
+	if (!q || q->state == QUEUE_STOPPED)
+		return SL_QUEUE_STOPPED;
+	if (q->state == QUEUE_STOPPING)
+		return SL_QUEUE_STOPPING;
+	return q->was_broken ? SL_QUEUE_BROKEN : SL_QUEUE_RUNNING;
+}
+
 void sl_queue_stats(const struct sl_device *d, unsigned int index, struct sl_queue_stats *out)
 {
 	const struct sl_queue_stats *s;
@@ -534,4 +600,5 @@ void sl_queue_stats(const struct sl_device *d, unsigned int index, struct sl_que
 	out->rounds = __atomic_load_n(&s->rounds, __ATOMIC_RELAXED);
 	out->kicks = __atomic_load_n(&s->kicks, __ATOMIC_RELAXED);
 	out->calls = __atomic_load_n(&s->calls, __ATOMIC_RELAXED);
+	out->in_flight = __atomic_load_n(&d->queues[index].in_flight, __ATOMIC_RELAXED);
 }
