@@ -19,7 +19,8 @@ static const char help_text[] =
 	"                 with --engine uml a User-mode Linux program\n"
 	"  --initrd FILE  the guest's initial file system\n"
 	"  --append TEXT  more words for the kernel's command line\n"
-	"  --memory SIZE  guest memory, a multiple of 1M [512M]\n"
+	"  --memory SIZE[,hugepages=on]\n"
+	"                 guest memory, a multiple of 1M [512M]; in pages of 2M from the kernel's pool\n"
 	"  --cpus N       guest CPUs [1]\n"
 	"  --engine NAME  what runs the guest's instructions: auto, kvm, qemu, uml [auto]\n"
 	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...; see `sluice devices`.\n"
@@ -27,11 +28,27 @@ static const char help_text[] =
 	"  The guest's serial console is this terminal; Ctrl-C ends the run.\n\n"
 	"  sluice run --kernel vmlinuz --initrd initrd.img --append root=/dev/vda --device blk,disk.img\n";
 
-static int parse_memory(const char *text, uint64_t *out)
+static const struct opt_def memory_defs[] = {
+	{"hugepages", OPT_BOOL, offsetof(struct machine_options, hugepages), "off", .help = "in pages of 2 MiB"},
+	{NULL},
+};
+static const struct opt_table memory_table = {"memory", memory_defs};
+
+/* SIZE[,hugepages=on|off] */
+static int parse_memory(const char *text, struct machine_options *o)
 {
-	if (opt_parse_size(text, out) || *out % (1 << 20) || *out < MACHINE_MIN_MEMORY || *out > MACHINE_MAX_MEMORY)
-		return cmd_usage("run", "--memory %s: wants a size from 16M to 1T, a multiple of 1M", text);
-	return 0;
+	static const struct opt_table *const tables[] = {&memory_table, NULL};
+	struct sl_err err = {0};
+	struct spec spec;
+	int ret = 0;
+
+	if (spec_parse(&spec, text, &err) || spec.source || opt_parse_size(spec.type, &o->memory) ||
+	    o->memory % (1 << 20) || o->memory < MACHINE_MIN_MEMORY || o->memory > MACHINE_MAX_MEMORY ||
+	    opts_apply(&memory_table, &spec, o, &err) || opts_finish(tables, &spec, &err))
+		ret = cmd_usage("run", "--memory %s: wants a size from 16M to 1T, a multiple of 1M, perhaps with "
+				",hugepages=on", text);
+	spec_free(&spec);
+	return ret;
 }
 
 static int parse_cpus(const char *text, unsigned int *out)
@@ -73,7 +90,7 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 			o->append = optarg;
 			break;
 		case 'm':
-			ret = parse_memory(optarg, &o->memory);
+			ret = parse_memory(optarg, o);
 			break;
 		case 'c':
 			ret = parse_cpus(optarg, &o->cpus);

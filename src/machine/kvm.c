@@ -194,7 +194,7 @@ static int build(struct kvm *k, int console, struct sl_err *err)
 		.io = {PORT_PCI_IO, 0x10000 - PORT_PCI_IO}, .mem32 = {LAYOUT_PCI_MMIO, LAYOUT_PCI_MMIO_SIZE},
 	};
 	struct boot_entry entry;
-	int ret = kvm_vm_new(&k->vm, m->options->memory, err);
+	int ret = kvm_vm_new(&k->vm, m->options->memory, m->options->hugepages, err);
 
 	if (ret)
 		return ret;

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -22,6 +23,8 @@
 #include <unistd.h>
 
 #include <sluice/log.h>
+
+#include "machine/hugepages.h"
 
 #define MIB (1ULL << 20)
 #define FIXED_ROUTES (16 + GSI_PINS) /* both PICs, the I/O APIC */
@@ -82,6 +85,21 @@ int kvm_vm_show(struct kvm_vm *vm, uint64_t gpa, const void *data, uint64_t size
 	return add_slot(vm, gpa, data, size, KVM_MEM_READONLY);
 }
 
+/*
+ * Sealed, because other processes may get it: none of them can take pages away
+ * from under the guest.
+ */
+static int make_memfd(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err *err)
+{
+	unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+
+	vm->memfd = memfd_create("sluice-guest", flags);
+	if (vm->memfd < 0 || ftruncate(vm->memfd, (off_t)memory) ||
+	    fcntl(vm->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return sl_err_set(err, errno, "--memory %lluM: %s", (unsigned long long)(memory / MIB), strerror(errno));
+	return hugepages ? hugepages_reserve(vm->memfd, memory, err) : 0;
+}
+
 static int add_memory(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
 {
 	struct sl_mem_region regions[2] = {{.gpa = 0}, {.gpa = LAYOUT_4G, .uva = LAYOUT_4G}};
@@ -90,9 +108,6 @@ static int add_memory(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
 
 	vm->below_4g = n == 2 ? LAYOUT_HOLE : memory;
 	vm->above_4g = memory - vm->below_4g;
-	vm->memfd = memfd_create("sluice-guest", MFD_CLOEXEC);
-	if (vm->memfd < 0 || ftruncate(vm->memfd, (off_t)memory))
-		return sl_err_set(err, errno, "--memory %lluM: %s", (unsigned long long)(memory / MIB), strerror(errno));
 	for (unsigned int i = 0; i < n; i++) {
 		struct sl_mem_region *r = &regions[i];
 
@@ -104,6 +119,8 @@ static int add_memory(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
 			break;
 		}
 		r->hva = sl_mapping_addr(r->mapping);
+		/* no effect unless this host allows it, in /sys/kernel/mm/transparent_hugepage/shmem_enabled */
+		madvise(r->hva, r->size, MADV_HUGEPAGE);
 	}
 	if (!ret) {
 		vm->mem = sl_mem_new(regions, n, err);
@@ -265,7 +282,7 @@ static int check_capabilities(const struct kvm_vm *vm, struct sl_err *err)
 	return 0;
 }
 
-int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
+int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err *err)
 {
 	int ret;
 
@@ -290,6 +307,8 @@ int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
 		return kvm_fail(err, "KVM_GET_VCPU_MMAP_SIZE");
 	vm->run_size = (size_t)ret;
 	ret = add_interrupt_controllers(vm, err);
+	if (!ret)
+		ret = make_memfd(vm, memory, hugepages, err);
 	return ret ? ret : add_memory(vm, memory, err);
 }
 

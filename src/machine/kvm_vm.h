@@ -43,8 +43,11 @@ int kvm_open(struct sl_err *err);
 /** kvm_fail() - "KVM: @ioctl: WHY" from errno; -errno */
 int kvm_fail(struct sl_err *err, const char *ioctl);
 
-/** kvm_vm_new() - a machine with @memory bytes (a multiple of 1 MiB), interrupt controllers and PIT, without vCPUs */
-int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, struct sl_err *err);
+/**
+ * kvm_vm_new() - a machine with interrupt controllers and PIT, without vCPUs
+ * @memory:    bytes, a multiple of 1 MiB; @hugepages: of 2 MiB, see hugepages.h
+ */
+int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err *err);
 /** kvm_vm_free() - all vCPUs are gone; safe after kvm_vm_new() failed */
 void kvm_vm_free(struct kvm_vm *vm);
 

@@ -22,6 +22,7 @@
 
 #include "machine/console.h"
 #include "machine/engine.h"
+#include "machine/hugepages.h"
 #include "machine/kvm_probe.h"
 
 static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engine_uml};
@@ -388,6 +389,8 @@ int machine_run(const struct machine_options *o, const struct device_env *env, s
 	if (!r.m.engine)
 		return -EINVAL;
 	ret = r.m.engine->check(o, err);
+	if (!ret && o->hugepages)
+		ret = hugepages_check(o->memory, err);
 	if (ret)
 		return ret;
 	r.m.devices = calloc(o->num_devices ? o->num_devices : 1, sizeof(*r.m.devices));

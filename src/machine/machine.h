@@ -15,6 +15,7 @@
  * @initrd:      NULL: none
  * @append:      more words for the kernel's command line; NULL: none
  * @memory:      bytes, a multiple of 1 MiB
+ * @hugepages:   in pages of 2 MiB from the kernel's pool
  * @cpus:        1 to MACHINE_MAX_CPUS
  * @devices:     TYPE[,SOURCE][,KEY=VALUE]... of each device
  * @num_devices: entries of @devices
@@ -22,6 +23,7 @@
 struct machine_options {
 	const char *engine, *kernel, *initrd, *append;
 	uint64_t memory;
+	bool hugepages;
 	unsigned int cpus;
 	const char *const *devices;
 	unsigned int num_devices;

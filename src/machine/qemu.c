@@ -163,7 +163,8 @@ static void add_board(const struct machine_options *o, struct child_argv *a)
 	child_arg(a, "-m");
 	child_arg(a, "%lluM", (unsigned long long)(o->memory / MIB));
 	child_arg(a, "-object");
-	child_arg(a, "memory-backend-memfd,id=ram,share=on,size=%lluM", (unsigned long long)(o->memory / MIB));
+	child_arg(a, "memory-backend-memfd,id=ram,share=on,size=%lluM%s", (unsigned long long)(o->memory / MIB),
+		  o->hugepages ? ",hugetlb=on,hugetlbsize=2M" : "");
 	child_arg(a, "-smp");
 	child_arg(a, "%u", o->cpus);
 	child_arg(a, "-kernel");

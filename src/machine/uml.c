@@ -74,6 +74,8 @@ static int uml_check(const struct machine_options *o, struct sl_err *err)
 		return sl_err_set(err, errno, "--kernel %s: %s", o->kernel, strerror(errno));
 	if (o->cpus != 1)
 		return sl_err_set(err, EINVAL, "--cpus %u: User-mode Linux has one", o->cpus);
+	if (o->hugepages)
+		return sl_err_set(err, ENOTSUP, "--memory: hugepages=on: User-mode Linux cannot; engines kvm and qemu can");
 	if (needs_wide_xsave() && !find_library(path, sizeof(path)))
 		return sl_err_set(err, ENOENT, "engine uml: %s/sluice-uml-xsave.so: not there, and this CPU needs it",
 				  SLUICE_LIBEXEC);
