@@ -108,6 +108,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	sl_log_to(silent, NULL, SL_LOG_DEBUG);
 	signal(SIGPIPE, SIG_IGN);
+	/* As every server does: /dev/zero, mapped at an offset, has pages that cannot be touched. */
+	if (sl_mem_guard())
+		abort();
 	guest_open(&g);
 	inflight_fd = memfd_create("inflight", MFD_CLOEXEC);
 	if (inflight_fd < 0 || ftruncate(inflight_fd, INFLIGHT_SIZE) || socketpair(AF_UNIX, SOCK_STREAM, 0, sv))
