@@ -11,11 +11,8 @@
  * the socket, features, status, memory, rings, stop, reset, front-ends that
  * come and go, guests that break the rules - is the library's work.
  */
-#include <signal.h>
 #include <stdio.h>
 #include <sys/random.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <sluice/vhost_user_server.h>
 
@@ -39,71 +36,27 @@ static const struct sl_device_ops entropy_ops = {
 };
 
 #define BIT(n) (1ULL << (n))
-#define OFFERED (BIT(SL_F_VERSION_1) | BIT(SL_F_RING_PACKED) | BIT(SL_F_INDIRECT_DESC) | BIT(SL_F_EVENT_IDX))
 
-struct program {
-	struct sl_loop *loop;
-	struct sl_vhost_user_server *server;
-	struct sl_watch signals;
+static const struct sl_device_config entropy = {
+	.ops = &entropy_ops,
+	.name = "entropy",
+	.offered.w[0] = BIT(SL_F_VERSION_1) | BIT(SL_F_RING_PACKED) | BIT(SL_F_INDIRECT_DESC) | BIT(SL_F_EVENT_IDX),
+	.num_queues = 1,
+	.max_queue_size = 256,
 };
-
-static void server_stopped(void *arg)
-{
-	sl_loop_quit(arg);
-}
-
-/* The server finishes what is in flight, then says so. */
-static void on_signal(void *arg, uint32_t events)
-{
-	struct program *p = arg;
-
-	(void)events;
-	sl_watch_del(&p->signals);
-	sl_vhost_user_server_stop(p->server, server_stopped, p->loop);
-}
-
-static int serve(struct program *p, const char *path, struct sl_err *err)
-{
-	const struct sl_device_config config = { .ops = &entropy_ops, .name = "entropy", .offered.w[0] = OFFERED,
-						 .num_queues = 1, .max_queue_size = 256, .control = p->loop };
-	struct sl_device *device = sl_device_new(&config, err);
-
-	if (!device)
-		return 1;
-	p->server = sl_vhost_user_server_new(&(struct sl_vhost_user_config){ .device = device, .path = path }, err);
-	if (p->server) {
-		fprintf(stderr, "device: listening on %s\n", path);
-		sl_loop_run(p->loop);
-		sl_vhost_user_server_free(p->server);
-	}
-	sl_device_free(device);
-	return p->server ? 0 : 1;
-}
 
 int main(int argc, char **argv)
 {
-	struct program p = { .loop = sl_loop_new(), .signals = { .fn = on_signal, .arg = &p } };
-	struct sl_err err = { 0 };
-	sigset_t set;
-	int ret;
+	struct sl_err err;
 
 	if (argc != 2) {
 		fprintf(stderr, "usage: device SOCKET\n");
 		return 2;
 	}
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	/* sl_mem_guard(): a front-end that truncates its memory must not take this process along. */
-	if (!p.loop || sl_mem_guard() || sl_watch_add(p.loop, &p.signals, signalfd(-1, &set, SFD_CLOEXEC), EPOLLIN)) {
-		perror("device");
+	/* Returns after SIGINT or SIGTERM, when everything under way is finished. */
+	if (sl_vhost_user_serve(&entropy, argv[1], &err)) {
+		fprintf(stderr, "device: %s\n", err.text);
 		return 1;
 	}
-	ret = serve(&p, argv[1], &err);
-	if (ret)
-		fprintf(stderr, "device: %s\n", err.text);
-	sl_watch_del(&p.signals);
-	sl_loop_free(p.loop);
-	return ret;
+	return 0;
 }

@@ -156,6 +156,18 @@ struct sl_link_vhost_user_config {
 /** sl_link_vhost_user_open() - connect and negotiate the protocol; NULL with @err filled */
 SL_API struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *cfg, struct sl_err *err);
 
+/**
+ * sl_link_wait() - sleep until there may be something new in a queue
+ * @index:  the queue
+ * @dq:     the driver's side of it, from which everything used was taken
+ * @events: what events() said meanwhile; may be NULL
+ *
+ * Return: 0: look again; -EPROTO: the device broke the queue; -EPIPE: it has
+ * gone; -EINTR: a signal; another -errno. @err is filled.
+ */
+SL_API int sl_link_wait(struct sl_link *l, unsigned int index, struct sl_dq *dq, unsigned int *events,
+			struct sl_err *err);
+
 struct sl_device;
 
 /**

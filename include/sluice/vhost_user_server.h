@@ -42,4 +42,16 @@ SL_API bool sl_vhost_user_server_connected(const struct sl_vhost_user_server *s)
 SL_API void sl_vhost_user_server_stop(struct sl_vhost_user_server *s, void (*done)(void *arg), void *arg);
 SL_API void sl_vhost_user_server_free(struct sl_vhost_user_server *s);
 
+/**
+ * sl_vhost_user_serve() - serve one device until SIGINT or SIGTERM: the whole life of a program that does nothing else
+ * @cfg:  the device; its @control is not looked at, queues without @loops run on the calling thread
+ * @path: as in struct sl_vhost_user_config
+ *
+ * What is in flight is finished before it returns; a second signal leaves at
+ * once. Ignores SIGPIPE, calls sl_mem_guard(); other threads must have blocked
+ * the two signals.
+ * Return: 0, or -errno with @err filled.
+ */
+SL_API int sl_vhost_user_serve(const struct sl_device_config *cfg, const char *path, struct sl_err *err);
+
 #endif
