@@ -68,7 +68,7 @@ static void initial(struct regs *r)
 	r->wanted = (struct sl_features){0};
 	r->beyond = false;
 	r->device_sel = r->driver_sel = r->queue_sel = 0;
-	r->page_size = r->align = 0;
+	r->align = 0; /* but not the page size, which Linux says once, before its first reset */
 	for (unsigned int i = 0; i < sl_device_num_queues(r->device); i++) {
 		initial_queue(r, &r->queues[i]);
 		__atomic_store_n(&r->queues[i].vector, REGS_NO_VECTOR, __ATOMIC_RELAXED);

@@ -55,7 +55,7 @@ struct regs_ops {
  * @offered:    what the driver sees: the device's and @own, without those that the transport cannot serve
  * @wanted:     what the driver wrote so far
  * @beyond:     it wrote a bit that no feature has
- * @page_size, @align: legacy
+ * @page_size, @align: legacy; a reset leaves the page size alone
  * @resetting:  nothing but notifications is taken until the device is reset
  * @pending:    resets and queue stops under way; changed on the control loop under @lock
  */

@@ -1081,8 +1081,9 @@ static void legacy_mmio(void)
 	CHECK_EQ(mmio_read(b.board.mmio, 4, 4), 1);
 	m_write(&b, 0x14, 1);
 	CHECK_EQ(mmio_read(b.board.mmio, 0x10, 4), 0); /* no feature above 31 */
+	m_write(&b, 0x28, 4096); /* before the reset, as Linux does it */
+	m_write(&b, 0x70, 0);
 	m_write(&b, 0x70, 3);
-	m_write(&b, 0x28, 4096);
 	m_write(&b, 0x30, 0);
 	CHECK_EQ(mmio_read(b.board.mmio, 0x34, 4), MAX_SIZE);
 	m_write(&b, 0x38, 64);
