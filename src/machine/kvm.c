@@ -186,6 +186,16 @@ static void start_cpus(void *arg)
 		sl_log(SL_LOG_ERROR, "run: cannot start a vCPU's thread: %s", strerror(-ret));
 }
 
+static enum kvm_memory memory_kind(const struct machine *m)
+{
+	if (m->options->hugepages)
+		return KVM_MEMORY_HUGEPAGES;
+	for (unsigned int i = 0; i < m->options->num_devices; i++)
+		if (!m->devices[i].served)
+			return KVM_MEMORY_SHARED; /* with the process that serves it */
+	return KVM_MEMORY_PRIVATE;
+}
+
 static int build(struct kvm *k, int console, struct sl_err *err)
 {
 	struct machine *m = k->m;
@@ -194,7 +204,7 @@ static int build(struct kvm *k, int console, struct sl_err *err)
 		.io = {PORT_PCI_IO, 0x10000 - PORT_PCI_IO}, .mem32 = {LAYOUT_PCI_MMIO, LAYOUT_PCI_MMIO_SIZE},
 	};
 	struct boot_entry entry;
-	int ret = kvm_vm_new(&k->vm, m->options->memory, m->options->hugepages, err);
+	int ret = kvm_vm_new(&k->vm, m->options->memory, memory_kind(m), err);
 
 	if (ret)
 		return ret;

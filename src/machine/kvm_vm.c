@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* kvm_vm.c - memory slots, interrupt routes and doorbells of a KVM machine
  *
- * Guest memory is one memfd with two mappings, below and above the hole that
- * devices have from 3 to 4 GiB; it is shareable, so that a device may live in
- * another process. Each mapping is a memory slot for KVM and a region of the
- * snapshot that devices use, and nothing else is memory: an address of a ring
- * in the hole is refused by the one translation there is.
+ * Guest memory is two mappings, below and above the hole that devices have
+ * from 3 to 4 GiB: private ones, or of one memfd when a device lives in another
+ * process. Each mapping is a memory slot for KVM and a region of the snapshot
+ * that devices use, and nothing else is memory: an address of a ring in the
+ * hole is refused by the one translation there is.
  *
  * The interrupt routes are replaced as a whole whenever one changes; KVM knows
  * no other way. That happens when a guest sets up an MSI-X vector, not when
@@ -25,6 +25,7 @@
 #include <sluice/log.h>
 
 #include "machine/hugepages.h"
+#include "memory/mapping.h"
 
 #define MIB (1ULL << 20)
 #define FIXED_ROUTES (16 + GSI_PINS) /* both PICs, the I/O APIC */
@@ -113,7 +114,8 @@ static int add_memory(struct kvm_vm *vm, uint64_t memory, struct sl_err *err)
 
 		r->size = i ? vm->above_4g : vm->below_4g;
 		r->access = SL_MEM_READ | SL_MEM_WRITE;
-		r->mapping = sl_mapping_new(vm->memfd, i ? vm->below_4g : 0, r->size, err);
+		r->mapping = vm->memfd < 0 ? mapping_new_private(r->size, err) :
+					     sl_mapping_new(vm->memfd, i ? vm->below_4g : 0, r->size, err);
 		if (!r->mapping) {
 			ret = -ENOMEM;
 			break;
@@ -282,7 +284,7 @@ static int check_capabilities(const struct kvm_vm *vm, struct sl_err *err)
 	return 0;
 }
 
-int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err *err)
+int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, enum kvm_memory kind, struct sl_err *err)
 {
 	int ret;
 
@@ -307,8 +309,8 @@ int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err
 		return kvm_fail(err, "KVM_GET_VCPU_MMAP_SIZE");
 	vm->run_size = (size_t)ret;
 	ret = add_interrupt_controllers(vm, err);
-	if (!ret)
-		ret = make_memfd(vm, memory, hugepages, err);
+	if (!ret && kind != KVM_MEMORY_PRIVATE)
+		ret = make_memfd(vm, memory, kind == KVM_MEMORY_HUGEPAGES, err);
 	return ret ? ret : add_memory(vm, memory, err);
 }
 

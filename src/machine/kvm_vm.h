@@ -21,7 +21,7 @@ struct kvm_routes; /* KVM's table of interrupt routes */
 /**
  * struct kvm_vm
  * @kvm, @vm:  /dev/kvm and the machine; -1: not open
- * @memfd:     all of guest memory, the part below 4 GiB first
+ * @memfd:     all of guest memory, the part below 4 GiB first; -1: it is private
  * @mem:       the map, for devices
  * @below_4g, @above_4g: bytes
  * @run_size:  bytes of a vCPU's shared run page
@@ -44,10 +44,16 @@ int kvm_open(struct sl_err *err);
 int kvm_fail(struct sl_err *err, const char *ioctl);
 
 /**
- * kvm_vm_new() - a machine with interrupt controllers and PIT, without vCPUs
- * @memory:    bytes, a multiple of 1 MiB; @hugepages: of 2 MiB, see hugepages.h
+ * enum kvm_memory - what guest memory is made of
+ * @KVM_MEMORY_PRIVATE:   this process' own. Hosts give it large pages, so a guest that starts faults once where it
+ *                        faults hundreds of times in a memfd
+ * @KVM_MEMORY_SHARED:    a memfd, which other processes can have
+ * @KVM_MEMORY_HUGEPAGES: a memfd too, in pages of 2 MiB, see hugepages.h
  */
-int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, bool hugepages, struct sl_err *err);
+enum kvm_memory { KVM_MEMORY_PRIVATE, KVM_MEMORY_SHARED, KVM_MEMORY_HUGEPAGES };
+
+/** kvm_vm_new() - a machine with @memory bytes (a multiple of 1 MiB), interrupt controllers and PIT, without vCPUs */
+int kvm_vm_new(struct kvm_vm *vm, uint64_t memory, enum kvm_memory kind, struct sl_err *err);
 /** kvm_vm_free() - all vCPUs are gone; safe after kvm_vm_new() failed */
 void kvm_vm_free(struct kvm_vm *vm);
 

@@ -25,6 +25,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#define HUGE_PAGE (2ULL << 20)
+
 /**
  * struct sl_mapping
  * @refs:      atomic
@@ -76,6 +78,31 @@ static struct sl_mapping *refuse(struct sl_err *err, int errnum, uint64_t offset
 	return NULL;
 }
 
+/* Take over the mapping at @base; NULL when there is no memory, and then it is gone. */
+static struct sl_mapping *add_mapping(void *base, size_t length, size_t first)
+{
+	struct sl_mapping *m = calloc(1, sizeof(*m));
+
+	if (!m) {
+		munmap(base, length);
+		return NULL;
+	}
+	m->refs = 1;
+	m->base = base;
+	m->length = length;
+	m->addr = m->base + first;
+	madvise(base, length, MADV_DONTDUMP);
+
+	lock_all();
+	m->next = all.head;
+	m->prev = &all.head;
+	if (m->next)
+		m->next->prev = &m->next;
+	all.head = m;
+	unlock_all();
+	return m;
+}
+
 struct sl_mapping *sl_mapping_new(int fd, uint64_t offset, uint64_t size, struct sl_err *err)
 {
 	uint64_t unit, start, end;
@@ -95,28 +122,34 @@ struct sl_mapping *sl_mapping_new(int fd, uint64_t offset, uint64_t size, struct
 		return refuse(err, EINVAL, offset, size, "not a range of a file");
 	end &= ~(unit - 1);
 
-	m = calloc(1, sizeof(*m));
-	if (!m)
-		return refuse(err, ENOMEM, offset, size, "out of memory");
 	base = mmap(NULL, end - start, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)start);
-	if (base == MAP_FAILED) {
-		free(m);
+	if (base == MAP_FAILED)
 		return refuse(err, errno, offset, size, strerror(errno));
-	}
-	m->refs = 1;
-	m->base = base;
-	m->length = end - start;
-	m->addr = m->base + (offset - start);
-	madvise(base, m->length, MADV_DONTDUMP);
+	m = add_mapping(base, end - start, offset - start);
+	return m ? m : refuse(err, ENOMEM, offset, size, "out of memory");
+}
 
-	lock_all();
-	m->next = all.head;
-	m->prev = &all.head;
-	if (m->next)
-		m->next->prev = &m->next;
-	all.head = m;
-	unlock_all();
-	return m;
+struct sl_mapping *mapping_new_private(uint64_t size, struct sl_err *err)
+{
+	uint64_t length, room, before;
+	struct sl_mapping *m;
+	char *base;
+
+	if (__builtin_add_overflow(size, HUGE_PAGE - 1, &length) || !size ||
+	    __builtin_add_overflow(length &= ~(HUGE_PAGE - 1), HUGE_PAGE, &room))
+		return refuse(err, EINVAL, 0, size, "not a size");
+	base = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return refuse(err, errno, 0, size, strerror(errno));
+	before = -(uintptr_t)base & (HUGE_PAGE - 1);
+	if (before)
+		munmap(base, before);
+	base += before;
+	munmap(base + length, HUGE_PAGE - before);
+	madvise(base, length, MADV_HUGEPAGE);
+	madvise(base, length, MADV_DONTFORK); /* no copies on account of a child that has nothing to do with it */
+	m = add_mapping(base, length, 0);
+	return m ? m : refuse(err, ENOMEM, 0, size, "out of memory");
 }
 
 void *sl_mapping_addr(const struct sl_mapping *m)
