@@ -111,6 +111,8 @@ enum {
  * @reconnect:    to a new incarnation of the device, waiting for it as long as the link's time-out: same features,
  *                memory and inflight region; all queues are stopped; the driver starts them with base as sl_dq_base()
  *                gives it after everything used was taken. Optional
+ * @set_call:     another eventfd for the calls of a running queue, which stays the caller's; calls may reach the old one
+ *                until this returns. Optional
  * @close:        stops nothing gracefully: the driver does that before. Frees the link
  */
 struct sl_link_ops {
@@ -133,6 +135,7 @@ struct sl_link_ops {
 			    struct sl_err *err);
 	int (*inflight_set)(struct sl_link *l, const struct sl_link_inflight *region, struct sl_err *err);
 	int (*reconnect)(struct sl_link *l, struct sl_err *err);
+	int (*set_call)(struct sl_link *l, unsigned int index, int fd, struct sl_err *err);
 	void (*close)(struct sl_link *l);
 };
 
@@ -146,14 +149,19 @@ struct sl_link {
  * @path:       socket to connect to, or NULL
  * @fd:         connected socket, when @path is NULL; the link owns it from now on, also when opening fails
  * @timeout_ms: longest wait for one answer, and of reconnect() for the back-end to listen; 0: 5000
+ * @cancel_fd:  once it is readable every wait ends with -ECANCELED, and no connect waits for room in the back-end's
+ *              backlog; 0: none
+ * @patient:    queue_stop() waits for the requests in flight as long as there is a back-end
  */
 struct sl_link_vhost_user_config {
 	const char *path;
 	int fd;
 	unsigned int timeout_ms;
+	int cancel_fd;
+	bool patient;
 };
 
-/** sl_link_vhost_user_open() - connect and negotiate the protocol; NULL with @err filled */
+/** sl_link_vhost_user_open() - connect and negotiate the protocol; NULL with @err filled and errno set */
 SL_API struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *cfg, struct sl_err *err);
 
 /**

@@ -35,6 +35,7 @@
 #include <sluice/vq.h>
 
 struct sl_device;
+struct sl_placement_ops;
 struct sl_queue;
 
 /**
@@ -68,6 +69,7 @@ struct sl_req {
  *                  see sl_queue_stop(). Optional
  * @config_written: control; the driver wrote these bytes of configuration. Optional
  * @reset:          control; all queues are stopped, back to the initial state. Optional
+ * @placement:      the queues run somewhere else; then the device has none of the operations marked data. Optional
  */
 struct sl_device_ops {
 	const char *type;
@@ -81,6 +83,7 @@ struct sl_device_ops {
 	void (*features_set)(struct sl_device *d);
 	void (*config_written)(struct sl_device *d, uint32_t off, uint32_t len);
 	void (*reset)(struct sl_device *d);
+	const struct sl_placement_ops *placement;
 };
 
 /** struct sl_config_range - bytes of configuration that a driver may write */
@@ -251,6 +254,31 @@ SL_API void sl_device_set_mem(struct sl_device *d, struct sl_mem *mem);
 /** sl_queue_set_log() - switch dirty logging of a running queue on or off */
 SL_API void sl_queue_set_log(struct sl_device *d, unsigned int index, struct sl_dirty_log *log, bool log_ring,
 			     uint64_t log_addr);
+
+/**
+ * struct sl_placement_ops - a device whose queues run in another process, or in the kernel
+ * @queue_start: control; run the queue with this set-up, whose ring features are filled in; 0 or -errno with @err filled.
+ *               What goes wrong later is told by sl_device_needs_reset()
+ * @queue_stop:  control; answered by sl_queue_stopped(), later than this returns
+ * @queue_call:  control; another call descriptor, or -1. Until the other side has taken it, calls may reach the old one
+ * @queue_kick:  data; a kick that came by other means than the descriptor; also for a queue that does not run
+ *
+ * Such a device can have a transport over registers, not the vhost-user server:
+ * nobody keeps the dirty log here.
+ */
+struct sl_placement_ops {
+	int (*queue_start)(struct sl_device *d, unsigned int index, const struct sl_queue_setup *setup,
+			   struct sl_mem *mem, struct sl_err *err);
+	void (*queue_stop)(struct sl_device *d, unsigned int index);
+	void (*queue_call)(struct sl_device *d, unsigned int index, int fd);
+	void (*queue_kick)(struct sl_device *d, unsigned int index);
+};
+/** sl_queue_stopped() - control; a placement's answer to @queue_stop: guest memory is not touched any more */
+SL_API void sl_queue_stopped(struct sl_device *d, unsigned int index, uint32_t base);
+/** sl_queue_call() - data; a placement calls the driver by way of this process */
+SL_API void sl_queue_call(struct sl_device *d, unsigned int index);
+/** sl_queue_at() - queue @index, which is less than the number of queues */
+SL_API struct sl_queue *sl_queue_at(struct sl_device *d, unsigned int index);
 
 /**
  * struct sl_queue_stats - counters of a queue since the device was made

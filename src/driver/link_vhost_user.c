@@ -41,6 +41,8 @@
 #define MAX_QUEUES 256 /* SET_VRING_KICK and CALL carry eight bits of index */
 #define DEFAULT_TIMEOUT_MS 5000
 #define RETRY_NS 2000000 /* between attempts to connect again */
+#define BACK_BATCH 64	 /* requests of the back-end served at a time: it could send them without end */
+#define NEVER UINT64_MAX /* a deadline */
 #define MS 1000000ull
 
 #define BIT(n) (1ULL << (n))
@@ -63,6 +65,8 @@ struct link_queue {
  * struct vu_link
  * @name:      for messages
  * @path:      where to connect again, or NULL
+ * @cancel:    ends waits, -1: nothing does
+ * @patient:   see struct sl_link_vhost_user_config
  * @sock:      requests to the back-end, -1 when there is no connection
  * @back:      requests of the back-end, -1 when there is no such channel
  * @epoll:     both of them, for event_fd()
@@ -78,8 +82,8 @@ struct vu_link {
 	struct sl_link link;
 	char *name, *path;
 	unsigned int timeout_ms;
-	int sock, back, epoll;
-	bool dead, config_changed, has_accepted, has_inflight;
+	int sock, back, epoll, cancel;
+	bool patient, dead, config_changed, has_accepted, has_inflight;
 	uint64_t features, protocol, accepted;
 	uint8_t status;
 	unsigned int num_queues, num_regions;
@@ -140,9 +144,9 @@ static bool back_serve(struct vu_link *l)
 	struct vu_msg *m = &l->back_msg, reply;
 	uint32_t sent = 0;
 	bool known;
-	int ret;
+	int ret = -EAGAIN;
 
-	while ((ret = vu_recv(l->back, &l->back_rx, m)) == 1) {
+	for (unsigned int i = 0; i < BACK_BATCH && (ret = vu_recv(l->back, &l->back_rx, m)) == 1; i++) {
 		known = m->h.request == VU_BACKEND_CONFIG_CHANGE_MSG &&
 			!vu_rule_check(vu_backend_request_rule(m->h.request), m, l->protocol);
 		l->config_changed |= known;
@@ -157,14 +161,16 @@ static bool back_serve(struct vu_link *l)
 			return false;
 		sent = 0;
 	}
-	return ret == -EAGAIN;
+	return ret == 1 || ret == -EAGAIN;
 }
 
 /* ---- one request and what comes back ---- */
 
 static int wait_ready(struct vu_link *l, short events, uint64_t deadline)
 {
-	struct pollfd p[2] = { { .fd = l->sock, .events = events }, { .fd = l->back, .events = POLLIN } };
+	struct pollfd p[3] = { { .fd = l->sock, .events = events },
+			       { .fd = l->back, .events = POLLIN },
+			       { .fd = l->cancel, .events = POLLIN } };
 	uint64_t now;
 	int ret;
 
@@ -173,9 +179,11 @@ static int wait_ready(struct vu_link *l, short events, uint64_t deadline)
 		if (now >= deadline)
 			return -ETIMEDOUT;
 		p[1].fd = l->back; /* poll skips -1 */
-		ret = poll(p, 2, (int)((deadline - now) / MS) + 1);
+		ret = poll(p, 3, deadline == NEVER ? -1 : (int)((deadline - now) / MS) + 1);
 		if (ret < 0 && errno != EINTR)
 			return -errno;
+		if (ret > 0 && p[2].revents)
+			return -ECANCELED;
 		if (ret > 0 && p[1].revents && !back_serve(l))
 			back_close(l);
 		if (ret > 0 && p[0].revents)
@@ -233,6 +241,8 @@ static int exchange(struct vu_link *l, struct vu_msg *m, struct vu_msg *r, struc
 
 	if (l->dead || l->sock < 0)
 		return sl_err_set(err, EPIPE, "vhost-user: %s: %s: no connection", l->name, what);
+	if (l->patient && m->h.request == VU_GET_VRING_BASE)
+		deadline = NEVER;
 	if (!r && protocol_has(l, VU_F_REPLY_ACK))
 		m->h.flags |= VU_NEED_REPLY;
 	ret = send_all(l, m, deadline);
@@ -374,7 +384,7 @@ static int connect_path(struct vu_link *l, struct sl_err *err)
 		return sl_err_set(err, ENAMETOOLONG, "vhost-user: %s: path is longer than %zu bytes", l->path,
 				  sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, l->path, strlen(l->path));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (l->cancel >= 0 ? SOCK_NONBLOCK : 0), 0);
 	/* Bounds the wait for room in the backlog. */
 	if (fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) &&
 	    !connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
@@ -673,6 +683,21 @@ static int vu_link_call_fd(struct sl_link *link, unsigned int index)
 	return q->running ? q->call_fd : -1;
 }
 
+static int vu_link_set_call(struct sl_link *link, unsigned int index, int fd, struct sl_err *err)
+{
+	struct vu_link *l = to_vu(link);
+	struct link_queue *q;
+
+	if (index >= l->num_queues || !l->queues[index].running)
+		return sl_err_set(err, EINVAL, "vhost-user: %s: queue %u does not run", l->name, index);
+	q = &l->queues[index];
+	if (q->own_call)
+		close(q->call_fd);
+	q->own_call = false;
+	q->call_fd = fd;
+	return set_u64(l, VU_SET_VRING_CALL, index, fd, err);
+}
+
 static int vu_link_event_fd(struct sl_link *link)
 {
 	return to_vu(link)->epoll;
@@ -842,18 +867,21 @@ static const struct sl_link_ops vu_link_ops = {
 	.inflight_get = vu_link_inflight_get,
 	.inflight_set = vu_link_inflight_set,
 	.reconnect = vu_link_reconnect,
+	.set_call = vu_link_set_call,
 	.close = vu_link_close,
 };
 
 struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *cfg, struct sl_err *err)
 {
 	struct vu_link *l = calloc(1, sizeof(*l));
-	int fd = cfg->path ? -1 : cfg->fd;
+	int fd = cfg->path ? -1 : cfg->fd, ret;
 
 	if (!l)
 		goto nomem;
 	l->link.ops = &vu_link_ops;
 	l->sock = l->back = -1;
+	l->cancel = cfg->cancel_fd > 0 ? cfg->cancel_fd : -1;
+	l->patient = cfg->patient;
 	l->timeout_ms = cfg->timeout_ms ? cfg->timeout_ms : DEFAULT_TIMEOUT_MS;
 	for (unsigned int i = 0; i < MAX_QUEUES; i++)
 		forget_queue(&l->queues[i]);
@@ -864,9 +892,11 @@ struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *
 		goto nomem;
 	if (cfg->path)
 		fd = connect_path(l, err);
-	if (fd >= 0 && !adopt(l, fd, err))
+	ret = fd >= 0 ? adopt(l, fd, err) : fd;
+	if (!ret)
 		return &l->link;
 	vu_link_close(&l->link);
+	errno = -ret;
 	return NULL;
 nomem:
 	sl_err_set(err, errno, "vhost-user: link: %s", strerror(errno));

@@ -199,6 +199,10 @@ static void kicked(void *arg)
 {
 	struct sl_queue *q = arg;
 
+	if (q->device->ops->placement) {
+		q->device->ops->placement->queue_kick(q->device, q->index);
+		return;
+	}
 	if (!q->vq || q->broken || q->stopping)
 		return;
 	count(&q->stats.kicks, 1);
@@ -322,6 +326,20 @@ static void start_on_data_loop(void *arg)
 		call_driver(q);
 }
 
+static void use_call_of_setup(void *arg)
+{
+	struct start *s = arg;
+
+	use_call_fd(s->q, s->setup->call_fd);
+}
+
+/* The call descriptor is kept for the calls that come by way of this process. */
+static int place_queue(struct start *s)
+{
+	sl_loop_invoke(s->q->loop, use_call_of_setup, s);
+	return s->q->device->ops->placement->queue_start(s->q->device, s->q->index, s->setup, s->mem, s->err);
+}
+
 int sl_queue_start(struct sl_device *d, unsigned int index, const struct sl_queue_setup *setup, struct sl_mem *mem,
 		   struct sl_err *err)
 {
@@ -340,7 +358,10 @@ int sl_queue_start(struct sl_device *d, unsigned int index, const struct sl_queu
 	with_features.vq.event_idx = sl_features_has(&d->accepted, SL_F_EVENT_IDX);
 	with_features.vq.indirect = sl_features_has(&d->accepted, SL_F_INDIRECT_DESC);
 	with_features.vq.in_order = sl_features_has(&d->accepted, SL_F_IN_ORDER);
-	sl_loop_invoke(s.q->loop, start_on_data_loop, &s);
+	if (d->ops->placement)
+		s.ret = place_queue(&s);
+	else
+		sl_loop_invoke(s.q->loop, start_on_data_loop, &s);
 	if (!s.ret)
 		s.q->state = QUEUE_RUNNING;
 	s.q->was_broken = false;
@@ -420,7 +441,10 @@ bool queue_ask_stop(struct sl_queue *q, bool forget)
 {
 	if (q->state == QUEUE_STOPPED)
 		return false;
-	if (q->state == QUEUE_RUNNING || forget)
+	if (q->device->ops->placement) {
+		if (q->state == QUEUE_RUNNING)
+			q->device->ops->placement->queue_stop(q->device, q->index);
+	} else if (q->state == QUEUE_RUNNING || forget)
 		sl_loop_invoke(q->loop, forget ? reset_on_data_loop : stop_on_data_loop, q);
 	q->state = QUEUE_STOPPING;
 	return true;
@@ -437,6 +461,17 @@ static void stopped(void *arg)
 static void broke(void *arg)
 {
 	device_queue_broke(arg);
+}
+
+void sl_queue_stopped(struct sl_device *d, unsigned int index, uint32_t base)
+{
+	d->queues[index].last_base = base;
+	stopped(&d->queues[index]);
+}
+
+void sl_queue_call(struct sl_device *d, unsigned int index)
+{
+	call_driver(&d->queues[index]);
 }
 
 /* ---- small changes while it runs ---- */
@@ -500,6 +535,8 @@ static void change(struct sl_device *d, unsigned int index, void (*fn)(void *arg
 void sl_queue_set_call(struct sl_device *d, unsigned int index, int fd)
 {
 	change(d, index, set_call, &(struct change){.fd = fd});
+	if (sl_queue_running(d, index) && d->ops->placement)
+		d->ops->placement->queue_call(d, index, fd);
 }
 
 void sl_queue_set_kick(struct sl_device *d, unsigned int index, int fd)
@@ -550,6 +587,11 @@ void queue_init(struct sl_device *d, unsigned int index, struct sl_loop *loop)
 	q->give_up = (struct sl_timer){.fn = give_up, .arg = q};
 	q->stopped = (struct sl_task){.fn = stopped, .arg = q};
 	q->broke = (struct sl_task){.fn = broke, .arg = q};
+}
+
+struct sl_queue *sl_queue_at(struct sl_device *d, unsigned int index)
+{
+	return &d->queues[index];
 }
 
 struct sl_device *sl_queue_device(const struct sl_queue *q)
