@@ -19,6 +19,8 @@ static const struct block_source *const sources[] = {
 #ifdef HAVE_LIBNBD
 	&block_source_nbd,
 	&block_source_nbd_unix,
+	&block_source_nbds,
+	&block_source_nbds_unix,
 #endif
 	&block_source_file,
 	NULL,
@@ -67,7 +69,7 @@ static int find_source(const char *text, const struct block_source **out, struct
 			return 0;
 	}
 #ifndef HAVE_LIBNBD
-	if (!strncmp(text, "nbd:", 4) || !strncmp(text, "nbd+unix:", 9))
+	if (!strncmp(text, "nbd", 3))
 		return sl_err_set(err, ENOTSUP, "%s: this build has no NBD sources; they take the package libnbd-dev", text);
 #endif
 	return sl_err_set(err, ENOTSUP, "%s: no '%.*s' sources in this build; a file of that name is written ./%s",
