@@ -22,6 +22,9 @@ static const struct block_source *const sources[] = {
 	&block_source_nbds,
 	&block_source_nbds_unix,
 #endif
+#ifdef HAVE_LIBRBD
+	&block_source_rbd,
+#endif
 	&block_source_file,
 	NULL,
 };
@@ -71,6 +74,11 @@ static int find_source(const char *text, const struct block_source **out, struct
 #ifndef HAVE_LIBNBD
 	if (!strncmp(text, "nbd", 3))
 		return sl_err_set(err, ENOTSUP, "%s: this build has no NBD sources; they take the package libnbd-dev", text);
+#endif
+#ifndef HAVE_LIBRBD
+	if (!strncmp(text, "rbd:", 4))
+		return sl_err_set(err, ENOTSUP, "%s: this build has no Ceph RBD sources; they take the package librbd-dev",
+				  text);
 #endif
 	return sl_err_set(err, ENOTSUP, "%s: no '%.*s' sources in this build; a file of that name is written ./%s",
 			  text, (int)n, text, text);

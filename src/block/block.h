@@ -196,6 +196,10 @@ extern const struct block_source block_source_file, block_source_memory, block_s
 extern const struct block_source block_source_nbd, block_source_nbd_unix, block_source_nbds, block_source_nbds_unix;
 extern const struct opt_table nbd_options_table;
 #endif
+#ifdef HAVE_LIBRBD
+extern const struct block_source block_source_rbd;
+extern const struct opt_table rbd_options_table;
+#endif
 extern const struct block_filter block_filter_delay, block_filter_error;
 extern const struct opt_table block_options_table, file_options_table, delay_options_table, error_options_table;
 

@@ -415,6 +415,9 @@ static const struct opt_table *const blk_tables[] = {
 #ifdef HAVE_LIBNBD
 	&nbd_options_table,
 #endif
+#ifdef HAVE_LIBRBD
+	&rbd_options_table,
+#endif
 	&device_options_table, &device_place_table, NULL,
 };
 
