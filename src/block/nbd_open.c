@@ -245,7 +245,7 @@ static int check_tls(const char *uri, const struct nbd_options *o, struct sl_err
 static int nbd_open(const char *text, const struct block_options *o, struct spec *s, struct block **out,
 		    struct sl_err *err)
 {
-	struct nbd_options no;
+	struct nbd_options no = {0};
 	struct nbd_place *at;
 	int ret = opts_apply(&nbd_options_table, s, &no, err);
 
