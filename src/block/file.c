@@ -495,6 +495,26 @@ static int file_refresh(struct block *b, struct sl_err *err)
 	return 0;
 }
 
+static int file_resize(struct block *b, uint64_t size, struct sl_err *err)
+{
+	const struct file *f = (const struct file *)b;
+
+	if (f->is_device)
+		return sl_err_set(err, ENOTSUP, "%s: a block device has the size it has", b->name);
+	/* Nothing new goes beyond the end while that moves; a write that is under way there makes the file longer again. */
+	if (size < block_size_now(b))
+		__atomic_store_n(&b->info.size, size, __ATOMIC_RELAXED);
+	if (ftruncate(f->fd, (off_t)size) < 0) {
+		int error = errno;
+		struct sl_err ignored;
+
+		file_refresh(b, &ignored);
+		return sl_err_set(err, error, "%s: cannot be made %llu bytes large: %s", b->name,
+				  (unsigned long long)size, strerror(error));
+	}
+	return 0;
+}
+
 const struct block_ops file_ops = {
 	.name = "file",
 	.block_size = sizeof(struct file),
@@ -505,4 +525,5 @@ const struct block_ops file_ops = {
 	.submit = file_submit,
 	.commit = file_commit,
 	.refresh = file_refresh,
+	.resize = file_resize,
 };

@@ -78,6 +78,21 @@ static void delay_submit(struct block_channel *c, struct block_req *req)
 		set_timer(d);
 }
 
+static void delay_abandon(struct block_channel *c)
+{
+	struct delay_channel *d = (struct delay_channel *)c;
+
+	sl_timer_clear(c->loop, &d->timer);
+	while (d->head) {
+		struct block_req *req = d->head;
+
+		d->head = req->next;
+		block_finish(c, req, -ETIMEDOUT);
+	}
+	d->end = &d->head;
+	filter_abandon(c);
+}
+
 static int delay_attach(struct block_channel *c, struct sl_err *err)
 {
 	struct delay_channel *d = (struct delay_channel *)c;
@@ -99,7 +114,7 @@ static const struct block_ops delay_ops = {
 	.commit = filter_commit,
 	.refresh = filter_refresh,
 	.resize = filter_resize,
-	.abandon = filter_abandon,
+	.abandon = delay_abandon,
 	.report = filter_report,
 };
 

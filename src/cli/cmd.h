@@ -16,6 +16,8 @@
 int cmd_run(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_control(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_devices(int argc, char **argv);
 
 /** cmd_fail() - print "sluice: CMD: TEXT" and give the exit status that belongs to @ret (-errno) */

@@ -21,6 +21,8 @@ static const struct command {
 } commands[] = {
 	{"run", "boot a Linux guest whose devices are served here", cmd_run},
 	{"serve", "serve devices to any VMM over vhost-user", cmd_serve},
+	{"control", "ask or tell a running serve or run", cmd_control},
+	{"top", "show what a running serve or run does, once a second", cmd_top},
 	{"bench", "load a back-end, ours or not, and measure it", cmd_bench},
 	{"devices", "device types, their sources, keys and defaults", cmd_devices},
 };

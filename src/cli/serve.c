@@ -8,6 +8,7 @@
  * SIGHUP: look at the sizes of images again and tell the guests.
  */
 #include "cli/cmd.h"
+#include "cli/control.h"
 
 #include "devices/devices.h"
 
@@ -41,11 +42,14 @@ struct served {
 
 /**
  * struct serve
+ * @path:     of the control socket, or NULL
  * @alive:    servers that are not stopped
- * @stopping: a signal came
+ * @stopping: a signal came, or somebody said quit
  */
 struct serve {
 	struct sl_loop *control;
+	const char *path;
+	struct control *socket;
 	struct data_threads *threads;
 	struct served *served;
 	unsigned int n, alive;
@@ -55,9 +59,10 @@ struct serve {
 };
 
 static const char help_text[] =
-	"usage: sluice serve --device SPEC,socket=PATH [--device ...]... [--threads N]\n\n"
-	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...,socket=PATH or fd=N; see `sluice devices`\n"
-	"  --threads N    threads that run the queues of all devices [1]\n\n"
+	"usage: sluice serve --device SPEC,socket=PATH [--device ...]... [--threads N] [--control PATH]\n\n"
+	"  --device SPEC   TYPE[,SOURCE][,KEY=VALUE]...,socket=PATH or fd=N; see `sluice devices`\n"
+	"  --threads N     threads that run the queues of all devices [1]\n"
+	"  --control PATH  listen there for `sluice control` and `sluice top`\n\n"
 	"  sluice serve --device blk,disk.img,socket=/tmp/disk.sock\n";
 
 /* ---- the end ---- */
@@ -76,6 +81,50 @@ static void connection_gone(void *arg)
 
 	if (!s->serve->stopping)
 		sl_vhost_user_server_stop(s->server, server_stopped, s);
+}
+
+static void stop_all(struct serve *serve, const char *why)
+{
+	serve->stopping = true;
+	sl_log(SL_LOG_INFO, "serve: %s: finishing what is in flight; a signal from now on leaves at once", why);
+	for (unsigned int i = 0; i < serve->n; i++)
+		sl_vhost_user_server_stop(serve->served[i].server, server_stopped, &serve->served[i]);
+}
+
+/* ---- the control socket ---- */
+
+static bool control_device(void *arg, unsigned int n, struct device_view *v)
+{
+	const struct serve *serve = arg;
+	const struct served *s = &serve->served[n];
+
+	if (n >= serve->n)
+		return false;
+	*v = (struct device_view){
+		.number = n, .text = s->text, .id = s->device->place.id, .socket = s->device->place.socket,
+		.type = s->device->type->type, .served = s->device,
+		.connected = sl_vhost_user_server_connected(s->server),
+	};
+	return true;
+}
+
+static void control_quit(void *arg)
+{
+	struct serve *serve = arg;
+
+	if (!serve->stopping)
+		stop_all(serve, "told to quit");
+}
+
+static int start_control(struct serve *serve, struct sl_err *err)
+{
+	const struct control_config cfg = {
+		.path = serve->path, .command = "serve", .loop = serve->control,
+		.device = control_device, .quit = control_quit, .arg = serve,
+	};
+
+	serve->socket = control_new(&cfg, err);
+	return serve->socket ? 0 : -errno;
 }
 
 /* SIGHUP: somebody has changed the size of an image. */
@@ -102,11 +151,7 @@ static void on_signal(void *arg, uint32_t events)
 	}
 	if (serve->stopping)
 		_exit(EXIT_RUNTIME);
-	serve->stopping = true;
-	sl_log(SL_LOG_INFO, "serve: %s: finishing what is in flight; a second signal leaves at once",
-	       strsignal((int)info.ssi_signo));
-	for (unsigned int i = 0; i < serve->n; i++)
-		sl_vhost_user_server_stop(serve->served[i].server, server_stopped, &serve->served[i]);
+	stop_all(serve, strsignal((int)info.ssi_signo));
 }
 
 static int watch_signals(struct serve *serve)
@@ -181,6 +226,7 @@ static int start_device(struct serve *serve, struct served *s, unsigned int firs
 
 static void end(struct serve *serve)
 {
+	control_free(serve->socket);
 	for (unsigned int i = 0; i < serve->n; i++) {
 		struct served *s = &serve->served[i];
 
@@ -207,11 +253,23 @@ static void abandon(struct serve *serve)
 		sl_loop_run(serve->control);
 }
 
+static int check_ids(const struct serve *serve, struct sl_err *err)
+{
+	const char **texts = calloc(serve->n, sizeof(*texts));
+	int ret = texts ? 0 : -ENOMEM;
+
+	for (unsigned int i = 0; !ret && i < serve->n; i++)
+		texts[i] = serve->served[i].text;
+	ret = ret ? sl_err_set(err, ENOMEM, "out of memory") : device_check_ids(texts, serve->n, err);
+	free(texts);
+	return ret;
+}
+
 static int serve_devices(struct serve *serve, unsigned int threads)
 {
 	struct rlimit files;
 	struct sl_err err = {0};
-	int ret = 0, status = 0;
+	int ret = check_ids(serve, &err), status = 0;
 
 	/* Each device holds a handful of descriptors. */
 	if (!getrlimit(RLIMIT_NOFILE, &files)) {
@@ -219,6 +277,10 @@ static int serve_devices(struct serve *serve, unsigned int threads)
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	serve->signal_fd = -1;
+	if (ret) {
+		free(serve->served);
+		return cmd_fail("serve", &err, ret);
+	}
 	serve->control = sl_loop_new();
 	if (!serve->control || sl_mem_guard() || watch_signals(serve))
 		ret = sl_err_set(&err, ENOMEM, "cannot start: %s", strerror(errno));
@@ -228,6 +290,8 @@ static int serve_devices(struct serve *serve, unsigned int threads)
 	}
 	for (unsigned int i = 0; i < serve->n && !ret; i++)
 		ret = start_device(serve, &serve->served[i], i, &err);
+	if (!ret && serve->path)
+		ret = start_control(serve, &err);
 	if (ret) {
 		status = cmd_fail("serve", &err, ret);
 		abandon(serve);
@@ -242,9 +306,10 @@ int cmd_serve(int argc, char **argv)
 {
 	static const struct option options[] = {{"device", required_argument, NULL, 'd'},
 						{"threads", required_argument, NULL, 't'},
+						{"control", required_argument, NULL, 'c'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"device", "threads", "help", NULL};
+	static const char *const names[] = {"device", "threads", "control", "help", NULL};
 	struct serve serve = {0};
 	uint64_t threads = 1;
 	int c;
@@ -264,6 +329,9 @@ int cmd_serve(int argc, char **argv)
 				break;
 			free(serve.served);
 			return cmd_usage("serve", "--threads %s: wants a number from 1 to %u", optarg, DATA_THREADS_MAX);
+		case 'c':
+			serve.path = optarg;
+			break;
 		case 'h':
 			fputs(help_text, stdout);
 			free(serve.served);

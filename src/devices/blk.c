@@ -27,6 +27,10 @@
  * The used length always spans everything up to the status byte, which is the
  * last byte of the list, also where the data in between was left as it was.
  *
+ * The disk's size may change while it is in use: the capacity in the
+ * configuration follows, and the driver is told. Of a disk that has shrunk,
+ * requests beyond the new end get IOERR.
+ *
  * Writes are durable when a later FLUSH says so. Without FLUSH (not negotiated,
  * or the driver chose write-through in its configuration) each is when done.
  */
@@ -34,6 +38,7 @@
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <sluice/log.h>
@@ -58,16 +63,29 @@ struct blk_options {
 };
 
 /**
+ * struct blk_stats - what a queue did since the disk was opened; one writer, the queue's loop: relaxed atomics
+ * @done:   requests that the source carried out, well or not
+ * @read_bytes, @write_bytes: of those that went well
+ * @errors: answers other than OK
+ */
+struct blk_stats {
+	alignas(64) uint64_t done[BLOCK_NUM_OPS];
+	uint64_t read_bytes, write_bytes, errors;
+};
+
+/**
  * struct blk - a disk
  * @write_back: the driver takes care of durability with FLUSH; set on the control loop, read on data loops (relaxed:
  *              what the driver does after its change is ordered behind it by the kick)
  * @id:         answer to GET_ID, padded with zero bytes
+ * @stats:      one for each queue
  */
 struct blk {
 	struct served_device served;
 	struct block *source;
 	bool write_back;
 	char id[VIRTIO_BLK_ID_BYTES];
+	struct blk_stats *stats;
 };
 
 /**
@@ -77,6 +95,7 @@ struct blk {
  */
 struct blk_queue {
 	struct blk *blk;
+	struct blk_stats *stats;
 	struct block_channel *channel;
 	struct sl_req *batch, **batch_end;
 	struct sl_task commit;
@@ -104,12 +123,19 @@ static struct sl_req *sl_req_of(struct block_req *b)
 	return (struct sl_req *)(void *)((char *)b - offsetof(struct sl_req, priv));
 }
 
+static inline void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
 /* ---- answers ---- */
 
 static void answer(struct sl_req *r, uint8_t status)
 {
 	struct blk_req *br = blk_req_of(r);
 
+	if (status != VIRTIO_BLK_S_OK)
+		count(&((struct blk_queue *)sl_queue_priv(r->queue))->stats->errors, 1);
 	*br->status = status;
 	sl_req_done(r, br->len);
 }
@@ -121,9 +147,23 @@ static uint8_t status_of(int result)
 	return result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
+static void count_done(struct blk_queue *bq, const struct block_req *b, int result)
+{
+	struct blk_stats *s = bq->stats;
+
+	count(&s->done[b->op], 1);
+	if (!result && b->op == BLOCK_READ)
+		count(&s->read_bytes, b->len);
+	else if (!result && b->op == BLOCK_WRITE)
+		count(&s->write_bytes, b->len);
+}
+
 static void request_done(struct block_req *b, int result)
 {
-	answer(sl_req_of(b), status_of(result));
+	struct sl_req *r = sl_req_of(b);
+
+	count_done(sl_queue_priv(r->queue), b, result);
+	answer(r, status_of(result));
 }
 
 /* ---- IN, OUT, FLUSH, GET_ID ---- */
@@ -213,6 +253,7 @@ static void range_done(struct block_req *b, int result)
 	struct sl_req *r = sl_req_of(b);
 	struct blk_queue *bq = sl_queue_priv(r->queue);
 
+	count_done(bq, b, result);
 	if (result) {
 		answer(r, status_of(result));
 		return;
@@ -326,6 +367,14 @@ static void commit_ranges(void *arg)
 	block_commit(((struct blk_queue *)arg)->channel);
 }
 
+static void blk_abandon(struct sl_queue *q)
+{
+	struct blk_queue *bq = sl_queue_priv(q);
+
+	if (block_abandon(bq->channel))
+		block_commit(bq->channel);
+}
+
 /* ---- queues, features, configuration ---- */
 
 static int blk_queue_start(struct sl_queue *q)
@@ -335,6 +384,7 @@ static int blk_queue_start(struct sl_queue *q)
 	struct sl_err err;
 
 	bq->blk = sl_device_priv(d);
+	bq->stats = &bq->blk->stats[sl_queue_index(q)];
 	bq->features = sl_device_features(d);
 	bq->batch_end = &bq->batch;
 	bq->commit = (struct sl_task){.fn = commit_ranges, .arg = bq};
@@ -392,6 +442,7 @@ static const struct sl_device_ops blk_ops = {
 	.queue_stop = blk_queue_stop,
 	.request = blk_request,
 	.commit = blk_commit,
+	.abandon = blk_abandon,
 	.features_set = set_write_back,
 	.config_written = blk_config_written,
 	.reset = blk_reset,
@@ -504,6 +555,41 @@ static void make_id(struct blk *blk, const char *serial, const char *source)
 	memcpy(blk->id, serial ? serial : text, strlen(serial ? serial : text));
 }
 
+static int read_size(struct blk *blk, struct sl_err *err)
+{
+	int ret = block_refresh(blk->source, err);
+	uint64_t capacity = htole64(block_size_now(blk->source) >> SECTOR_SHIFT);
+
+	/* Also after an error: a store that was resized and then fell silent may have another size by now. */
+	sl_device_config_update(blk->served.dev, offsetof(struct virtio_blk_config, capacity), &capacity,
+				sizeof(capacity));
+	return ret;
+}
+
+/* The store says that it is not what it was. */
+static void source_changed(void *arg)
+{
+	struct sl_err err;
+
+	if (read_size(arg, &err))
+		sl_log(SL_LOG_WARN, "%s", err.text);
+}
+
+static int make_device(struct blk *blk, const struct sl_device_config *cfg, struct sl_err *err)
+{
+	size_t size = cfg->num_queues * sizeof(*blk->stats);
+
+	blk->stats = aligned_alloc(alignof(struct blk_stats), size);
+	if (!blk->stats)
+		return sl_err_set(err, ENOMEM, "%s: out of memory", cfg->name);
+	memset(blk->stats, 0, size);
+	blk->served.dev = sl_device_new(cfg, err);
+	if (blk->served.dev)
+		return 0;
+	free(blk->stats);
+	return -EINVAL;
+}
+
 static int blk_open(struct served_device *d, struct spec *s, const struct device_options *o,
 		    const struct device_env *env, struct sl_err *err)
 {
@@ -515,6 +601,7 @@ static int blk_open(struct served_device *d, struct spec *s, const struct device
 		.max_queue_size = (uint16_t)o->queue_size,
 		.config_len = sizeof(struct virtio_blk_config),
 		.poll_us = (uint32_t)o->poll_us,
+		.stop_timeout_ms = (uint32_t)o->stop_timeout * 1000,
 		.control = env->control,
 		.loops = env->loops,
 		.num_loops = env->num_loops,
@@ -547,11 +634,12 @@ static int blk_open(struct served_device *d, struct spec *s, const struct device
 		cfg.writable = writable;
 	fill_config(&blk->source->info, &bo, o, &config);
 	cfg.config = &config;
-	d->dev = sl_device_new(&cfg, err);
-	if (d->dev)
-		return 0;
-	block_close(blk->source);
-	return -EINVAL;
+	ret = make_device(blk, &cfg, err);
+	if (ret)
+		block_close(blk->source);
+	else
+		block_watch(blk->source, env->control, source_changed, blk);
+	return ret;
 }
 
 static void blk_close(struct served_device *d)
@@ -560,18 +648,56 @@ static void blk_close(struct served_device *d)
 
 	sl_device_free(d->dev);
 	block_close(blk->source);
+	free(blk->stats);
 }
+
+/* ---- for the control plane ---- */
 
 static int blk_refresh(struct served_device *d, struct sl_err *err)
 {
+	return read_size((struct blk *)d, err);
+}
+
+static int blk_resize(struct served_device *d, uint64_t size, struct sl_err *err)
+{
 	struct blk *blk = (struct blk *)d;
-	int ret = block_refresh(blk->source, err);
-	uint64_t capacity = htole64(block_size_now(blk->source) >> SECTOR_SHIFT);
+	int ret = block_resize(blk->source, size, err);
+	struct sl_err ignored;
 
 	if (!ret)
-		sl_device_config_update(d->dev, offsetof(struct virtio_blk_config, capacity), &capacity,
-					sizeof(capacity));
+		return read_size(blk, err);
+	/* What came of it nevertheless, the driver learns; of two errors the first one tells more. */
+	read_size(blk, &ignored);
 	return ret;
+}
+
+static void blk_report(struct served_device *d, const struct device_report *r)
+{
+	struct blk *blk = (struct blk *)d;
+	const struct block_report below = {.number = r->number, .arg = r->arg};
+
+	r->number(r->arg, "size-bytes", block_size_now(blk->source));
+	r->number(r->arg, "block-size-bytes", blk->source->info.block_size);
+	block_report(blk->source, &below);
+}
+
+static void blk_report_queue(struct served_device *d, unsigned int index, const struct device_report *r)
+{
+	static const char *const names[BLOCK_NUM_OPS] = {
+		[BLOCK_READ] = "reads",
+		[BLOCK_WRITE] = "writes",
+		[BLOCK_FLUSH] = "flushes",
+		[BLOCK_DISCARD] = "discards",
+		[BLOCK_WRITE_ZEROES] = "write-zeroes",
+		[BLOCK_SECURE_ERASE] = "secure-erases",
+	};
+	const struct blk_stats *s = &((const struct blk *)d)->stats[index];
+
+	for (unsigned int op = 0; op < BLOCK_NUM_OPS; op++)
+		r->number(r->arg, names[op], __atomic_load_n(&s->done[op], __ATOMIC_RELAXED));
+	r->number(r->arg, "read-bytes", __atomic_load_n(&s->read_bytes, __ATOMIC_RELAXED));
+	r->number(r->arg, "write-bytes", __atomic_load_n(&s->write_bytes, __ATOMIC_RELAXED));
+	r->number(r->arg, "errors", __atomic_load_n(&s->errors, __ATOMIC_RELAXED));
 }
 
 const struct device_type device_blk = {
@@ -584,4 +710,7 @@ const struct device_type device_blk = {
 	.open = blk_open,
 	.close = blk_close,
 	.refresh = blk_refresh,
+	.resize = blk_resize,
+	.report = blk_report,
+	.report_queue = blk_report_queue,
 };

@@ -17,6 +17,7 @@ static const struct opt_def place_defs[] = {
 	 .help = "serve: listen on this path; run: the device lives there, in another process"},
 	{"fd", OPT_UINT, offsetof(struct device_place, fd), .max = INT32_MAX,
 	 .help = "use this inherited socket, listening or connected"},
+	{"id", OPT_STRING, offsetof(struct device_place, id), .help = "name the device for `sluice control`"},
 	{0},
 };
 
@@ -34,6 +35,8 @@ static const struct opt_def device_defs[] = {
 	 .max = SL_VQ_MAX_SIZE, .help = "largest ring that a driver may ask for"},
 	{"poll-us", OPT_UINT, offsetof(struct device_options, poll_us), .def = "64", .max = 1000000,
 	 .help = "look for work for up to so many microseconds before sleeping; 0 never polls"},
+	{"stop-timeout", OPT_UINT, offsetof(struct device_options, stop_timeout), .def = "30", .max = 86400,
+	 .help = "seconds that a stop or reset waits for a store that does not answer; 0 waits for ever"},
 	{0},
 };
 
@@ -130,4 +133,77 @@ void device_close(struct served_device *d)
 int device_refresh(struct served_device *d, struct sl_err *err)
 {
 	return d->type->refresh ? d->type->refresh(d, err) : 0;
+}
+
+int device_resize(struct served_device *d, uint64_t size, struct sl_err *err)
+{
+	if (!d->type->resize)
+		return sl_err_set(err, ENOTSUP, "%s: has no size", sl_device_name(d->dev));
+	return d->type->resize(d, size, err);
+}
+
+void device_report(struct served_device *d, const struct device_report *r)
+{
+	if (d->type->report)
+		d->type->report(d, r);
+}
+
+void device_report_queue(struct served_device *d, unsigned int index, const struct device_report *r)
+{
+	struct sl_queue_stats s;
+
+	sl_queue_stats(d->dev, index, &s);
+	r->number(r->arg, "requests", s.requests);
+	r->number(r->arg, "in-flight", s.in_flight);
+	r->number(r->arg, "kicks", s.kicks);
+	r->number(r->arg, "calls", s.calls);
+	r->number(r->arg, "rounds", s.rounds);
+	if (d->type->report_queue)
+		d->type->report_queue(d, index, r);
+}
+
+/* ---- names ---- */
+
+static const char *id_of(const struct spec *s)
+{
+	for (unsigned int i = 0; i < s->n; i++)
+		if (!strcmp(s->pairs[i].key, "id"))
+			return s->pairs[i].value;
+	return NULL;
+}
+
+/* A device without a name goes by its number, so a name is none. */
+static int check_id(const char *id, struct sl_err *err)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+
+	if (!*id || id[strspn(id, allowed)] || strspn(id, "0123456789") == strlen(id))
+		return sl_err_set(err, EINVAL, "id=%s: wants letters, digits, '-', '_' and '.', not digits alone", id);
+	return 0;
+}
+
+int device_check_ids(const char *const *texts, unsigned int n, struct sl_err *err)
+{
+	struct spec *specs = calloc(n ? n : 1, sizeof(*specs));
+	int ret = specs ? 0 : sl_err_set(err, ENOMEM, "out of memory");
+	const char *id, *other;
+	unsigned int parsed = 0;
+
+	for (; !ret && parsed < n; parsed++) {
+		if (spec_parse(&specs[parsed], texts[parsed], NULL))
+			break;
+		id = id_of(&specs[parsed]);
+		if (!id)
+			continue;
+		ret = check_id(id, err);
+		for (unsigned int i = 0; i < parsed && !ret; i++) {
+			other = id_of(&specs[i]);
+			if (other && !strcmp(other, id))
+				ret = sl_err_set(err, EINVAL, "id=%s: two devices have this name", id);
+		}
+	}
+	while (parsed--)
+		spec_free(&specs[parsed]);
+	free(specs);
+	return ret;
 }

@@ -25,11 +25,12 @@ struct device_env {
 
 /**
  * struct device_place - the keys of whoever serves the device, not the device's own
+ * @id:     names it for `sluice control`; NULL: it has a number only
  * @socket: listen on (serve) or connect to (run) this path; NULL: not given
  * @fd:     inherited listening or connected socket; DEVICE_NO_FD: not given
  */
 struct device_place {
-	const char *socket;
+	const char *id, *socket;
 	uint64_t fd;
 };
 #define DEVICE_NO_FD UINT64_MAX
@@ -39,10 +40,20 @@ struct device_place {
  * @packed, @indirect, @event_idx, @in_order: ring features to offer
  * @queue_size: largest ring a driver may ask for
  * @poll_us:    bound of the adaptive polling before a loop sleeps; 0 never polls
+ * @stop_timeout: seconds that a stop waits for requests in flight; 0: without end
  */
 struct device_options {
 	bool packed, indirect, event_idx, in_order;
-	uint64_t queue_size, poll_us;
+	uint64_t queue_size, poll_us, stop_timeout;
+};
+
+/**
+ * struct device_report - who wants to know figures of a device
+ * @number: one figure; @name is "WHAT" or "LAYER.WHAT", with the unit at its end where there is one: "size-bytes"
+ */
+struct device_report {
+	void (*number)(void *arg, const char *name, uint64_t value);
+	void *arg;
 };
 
 struct device_type;
@@ -60,6 +71,22 @@ struct served_device {
 };
 
 /**
+ * struct device_view - a device as the process that has it shows it to others
+ * @number:    its place on the command line, from 0
+ * @text:      as it was typed there
+ * @id, @socket: of its keys, or NULL
+ * @type:      "blk"
+ * @served:    NULL: another process serves it
+ * @connected: a front-end, or a guest's driver, uses it
+ */
+struct device_view {
+	unsigned int number;
+	const char *text, *id, *socket, *type;
+	struct served_device *served;
+	bool connected;
+};
+
+/**
  * struct device_type - a row of the table
  * @type, @id, @summary: name, virtio device id, one line of help without a final dot
  * @sources:  the @n-th form of SOURCE that it takes; NULL after the last one
@@ -68,6 +95,9 @@ struct served_device {
  *            On error it cleans up after itself. Keys it leaves unused are refused by device_open()
  * @close:    all queues are stopped and the transport is detached; must not free @d
  * @refresh:  look at the back-end again, tell the driver of a new configuration. Optional
+ * @resize:   give the back-end so many bytes, tell the driver. Optional
+ * @report:   figures of the device and of what is behind it. Optional
+ * @report_queue: figures of a queue since the device was opened, beside those of the core. Optional
  */
 struct device_type {
 	const char *type, *summary;
@@ -79,6 +109,9 @@ struct device_type {
 		    const struct device_env *env, struct sl_err *err);
 	void (*close)(struct served_device *d);
 	int (*refresh)(struct served_device *d, struct sl_err *err);
+	int (*resize)(struct served_device *d, uint64_t size, struct sl_err *err);
+	void (*report)(struct served_device *d, const struct device_report *r);
+	void (*report_queue)(struct served_device *d, unsigned int index, const struct device_report *r);
 };
 
 extern const struct device_type device_blk;
@@ -101,6 +134,16 @@ struct served_device *device_open(struct spec *s, const struct device_env *env, 
 void device_close(struct served_device *d);
 /** device_refresh() - the back-end may have changed (a disk was resized); 0 or -errno with @err filled */
 int device_refresh(struct served_device *d, struct sl_err *err);
+/** device_resize() - make its back-end so many bytes large and tell the driver; 0 or -errno with @err filled */
+int device_resize(struct served_device *d, uint64_t size, struct sl_err *err);
+/** device_report(), device_report_queue() - its figures */
+void device_report(struct served_device *d, const struct device_report *r);
+void device_report_queue(struct served_device *d, unsigned int index, const struct device_report *r);
+/**
+ * device_check_ids() - is each id= of these devices a name that no other one has?
+ * @texts: as the person wrote them; what is wrong otherwise is left for spec_parse() to say
+ */
+int device_check_ids(const char *const *texts, unsigned int n, struct sl_err *err);
 /** device_features() - fill the ring features to offer according to @o */
 void device_features(const struct device_options *o, struct sl_features *f);
 

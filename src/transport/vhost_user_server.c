@@ -38,8 +38,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* Messages handled in one turn of the loop; a chatty front-end does not keep others waiting. */
@@ -287,7 +285,7 @@ static int connected(struct sl_vhost_user_server *s, int fd)
 static void accept_one(void *arg, uint32_t events)
 {
 	struct sl_vhost_user_server *s = arg;
-	int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(s->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int ret;
 
 	(void)events;
@@ -308,7 +306,7 @@ static void accept_one(void *arg, uint32_t events)
 static void listen_again(void *arg)
 {
 	struct sl_vhost_user_server *s = arg;
-	int ret = sl_watch_add(s->loop, &s->listen_watch, s->listen_fd, EPOLLIN);
+	int ret = sl_watch_add(s->loop, &s->listen_watch, s->listener.fd, EPOLLIN);
 
 	if (ret < 0) {
 		vus_complain(s, "cannot wait for a front-end: %s", strerror(-ret));
@@ -318,68 +316,11 @@ static void listen_again(void *arg)
 
 static void wait_for_next(struct sl_vhost_user_server *s)
 {
-	if (s->listen_fd >= 0)
+	if (s->listener.fd >= 0)
 		listen_again(s);
 }
 
 /* ---- the socket ---- */
-
-/* Is a server alive behind @path? A left-over file refuses; anything else is reason enough to leave it alone. */
-static bool is_left_over(const struct sockaddr_un *sun)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	bool refused;
-
-	if (fd < 0)
-		return false;
-	refused = connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 && errno == ECONNREFUSED;
-	close(fd);
-	return refused;
-}
-
-static int bind_path(int fd, const char *path, struct sl_err *err)
-{
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	struct stat st;
-
-	if (strlen(path) >= sizeof(sun.sun_path))
-		return sl_err_set(err, ENAMETOOLONG, "%s: socket: path is longer than %zu bytes", path,
-				  sizeof(sun.sun_path) - 1);
-	strcpy(sun.sun_path, path);
-	if (!bind(fd, (struct sockaddr *)&sun, sizeof(sun)))
-		return 0;
-	if (errno != EADDRINUSE)
-		return sl_err_set(err, errno, "%s: socket: %s", path, strerror(errno));
-	if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return sl_err_set(err, EEXIST, "%s: socket: there is a file of this name that is no socket", path);
-	if (!is_left_over(&sun))
-		return sl_err_set(err, EADDRINUSE, "%s: socket: a live server listens on it", path);
-	if (unlink(path) < 0 || bind(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0)
-		return sl_err_set(err, errno, "%s: socket: taking over from a dead process: %s", path, strerror(errno));
-	return 0;
-}
-
-static int listen_on_path(struct sl_vhost_user_server *s, const char *path, struct sl_err *err)
-{
-	struct stat st;
-	int ret;
-
-	s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (s->listen_fd < 0)
-		return sl_err_set(err, errno, "%s: socket: %s", path, strerror(errno));
-	ret = bind_path(s->listen_fd, path, err);
-	if (ret)
-		return ret;
-	s->path = strdup(path);
-	if (!s->path || lstat(path, &st) < 0 || listen(s->listen_fd, 16) < 0) {
-		ret = sl_err_set(err, errno, "%s: socket: %s", path, strerror(errno));
-		unlink(path);
-		return ret;
-	}
-	s->dev = st.st_dev;
-	s->ino = st.st_ino;
-	return 0;
-}
 
 static int use_inherited(struct sl_vhost_user_server *s, int fd, bool is_connected, struct sl_err *err)
 {
@@ -394,25 +335,18 @@ static int use_inherited(struct sl_vhost_user_server *s, int fd, bool is_connect
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	if (!is_connected) {
-		s->listen_fd = fd;
+		s->listener.fd = fd;
 		return 0;
 	}
 	ret = connected(s, fd);
 	return ret ? sl_err_set(err, -ret, "fd %d: %s", fd, strerror(-ret)) : 0;
 }
 
-/* Remove the socket's file, unless somebody put another one in its place. */
 static void stop_listening(struct sl_vhost_user_server *s)
 {
-	struct stat st;
-
 	sl_timer_clear(s->loop, &s->accept_again);
 	sl_watch_del(&s->listen_watch);
-	if (s->path && !lstat(s->path, &st) && st.st_dev == s->dev && st.st_ino == s->ino)
-		unlink(s->path);
-	if (s->listen_fd >= 0)
-		close(s->listen_fd);
-	s->listen_fd = -1;
+	listener_close(&s->listener);
 }
 
 /* ---- life ---- */
@@ -436,22 +370,21 @@ struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user
 	s->cfg = *cfg;
 	s->device = cfg->device;
 	s->loop = sl_device_control(s->device);
-	s->listen_fd = s->channel.fd = -1;
+	s->listener.fd = s->channel.fd = -1;
 	s->listen_watch = (struct sl_watch){.fn = accept_one, .arg = s};
 	s->accept_again = (struct sl_timer){.fn = listen_again, .arg = s};
 	s->resume = (struct sl_task){.fn = resume, .arg = s};
 	s->num_rings = n;
 	vus_rings_init(s);
 
-	ret = cfg->path ? listen_on_path(s, cfg->path, err) : use_inherited(s, cfg->fd, cfg->connected, err);
-	if (!ret && s->listen_fd >= 0) {
-		ret = sl_watch_add(s->loop, &s->listen_watch, s->listen_fd, EPOLLIN);
+	ret = cfg->path ? listener_open(&s->listener, cfg->path, 0, err) : use_inherited(s, cfg->fd, cfg->connected, err);
+	if (!ret && s->listener.fd >= 0) {
+		ret = sl_watch_add(s->loop, &s->listen_watch, s->listener.fd, EPOLLIN);
 		if (ret)
 			sl_err_set(err, -ret, "%s: socket: %s", cfg->path ? cfg->path : "fd", strerror(-ret));
 	}
 	if (ret) {
 		stop_listening(s);
-		free(s->path);
 		free(s);
 		return NULL;
 	}
@@ -482,6 +415,5 @@ void sl_vhost_user_server_free(struct sl_vhost_user_server *s)
 		return;
 	sl_device_attach(s->device, NULL, NULL);
 	sl_task_cancel(s->loop, &s->resume);
-	free(s->path);
 	free(s);
 }

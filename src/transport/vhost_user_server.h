@@ -8,6 +8,7 @@
 #include <sluice/log.h>
 #include <sluice/vhost_user_server.h>
 
+#include "base/listen.h"
 #include "vhost/wire.h"
 
 #define VUS_MAX_RINGS 256 /* SET_VRING_KICK has 8 bits for the index */
@@ -74,6 +75,7 @@ struct vus_inflight {
 
 /**
  * struct sl_vhost_user_server
+ * @listener:  where front-ends come in; it may be inherited, without a path
  * @conn:      the front-end, or NULL
  * @closing:   the front-end has gone, its rings are being drained
  * @draining:  rings that are stopping
@@ -82,15 +84,12 @@ struct vus_inflight {
  * @features:  what SET_FEATURES said, with the bits of vhost; good when @features_set
  * @mem:       never NULL
  * @next_mem:  takes the place of @mem when the rings have stopped
- * @ino, @dev: of the socket's file, to remove only our own
  */
 struct sl_vhost_user_server {
 	struct sl_vhost_user_config cfg;
 	struct sl_device *device;
 	struct sl_loop *loop;
-	char *path;
-	uint64_t dev, ino;
-	int listen_fd;
+	struct listener listener;
 	struct sl_watch listen_watch;
 	struct sl_timer accept_again, poll_timer;
 
