@@ -26,7 +26,7 @@
 #include "transport/vhost_user_server.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -40,15 +40,19 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-/* A call or error descriptor may be an eventfd or, from User-mode Linux, a socket whose other end may have gone. */
+/*
+ * A call or error descriptor may be an eventfd or, from User-mode Linux, a socket whose other end may have gone. A full
+ * one is signalled already; whether a write to it would block is up to its flags, which are the front-end's.
+ */
 static void signal_fd(int fd)
 {
 	static const uint64_t one = 1;
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
 
-	if (send(fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == ENOTSOCK &&
-	    write(fd, &one, sizeof(one)) < 0) {
-		/* Full: it is signalled already. */
-	}
+	if (poll(&p, 1, 0) <= 0 || send(fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != ENOTSOCK)
+		return;
+	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
 }
 
 static void report_failure(struct vus_ring *r)
@@ -382,8 +386,6 @@ int vus_set_vring_err(struct sl_vhost_user_server *s)
 		return -EINVAL;
 	close_fd(&r->err);
 	r->err = fd;
-	if (fd >= 0)
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	return VUS_OK;
 }
 

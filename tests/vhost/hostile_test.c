@@ -931,6 +931,30 @@ static void truncated_memory(void)
 	end();
 }
 
+/* Call and error descriptors that block when they are written to stop nobody. */
+static void full_descriptors(void)
+{
+	int full = eventfd(0, EFD_CLOEXEC);
+
+	REQUIRE(full >= 0 && !eventfd_write(full, UINT64_MAX - 1));
+	for (int packed = 0; packed < 2; packed++) {
+		open_bed(false);
+		fe_up(&f, &b, packed);
+		/* the control loop calls when a ring gets a call descriptor at last */
+		CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_CALL, 0, -1), 0);
+		CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_CALL, 0, full), 0);
+		CHECK(fe_alive(&f));
+		/* and reports a ring that breaks */
+		CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_ERR, 1, full), 0);
+		memset(f.g.mem + GUEST_RING(1), 0xff, 0x1000);
+		eventfd_write(f.ring[1].kick, 1);
+		bed_run(&b);
+		CHECK(fe_alive(&f));
+		end();
+	}
+	close(full);
+}
+
 /* ---- noise ---- */
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
@@ -1062,6 +1086,7 @@ static const struct t_case cases[] = {
 	{"b34_api_index", b34_api_index},
 	{"b35_overlaps_and_sizes", b35_overlaps_and_sizes},
 	{"truncated_memory", truncated_memory},
+	{"full_descriptors", full_descriptors},
 	{"nearly_right_messages", nearly_right_messages},
 	{"random_bytes", random_bytes},
 };
