@@ -95,6 +95,7 @@ static void queue_stopped(void *arg, unsigned int index, uint32_t base)
 	if (q->resetting)
 		initial_queue(r, q);
 	q->enabled = q->stopping = false;
+	q->page = 0; /* legacy: reads as "no ring" again */
 	end(r);
 	r->ops->changed(r->t);
 }

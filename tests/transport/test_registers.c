@@ -1100,7 +1100,11 @@ static void legacy_mmio(void)
 	m_write(&b, 0x40, 0);
 	steps(&b);
 	CHECK(!runs(&b, 0));
+	CHECK_EQ(mmio_read(b.board.mmio, 0x40, 4), 0); /* or Linux takes the queue for one in use */
+	m_write(&b, 0x40, 16);
+	CHECK(runs(&b, 0));
 	m_write(&b, 0x70, 0);
+	steps(&b);
 	CHECK_EQ(mmio_read(b.board.mmio, 0x70, 4), 0);
 	/* page sizes and alignments that are none */
 	for (uint32_t i = 0; i < 40; i++) {
@@ -1162,6 +1166,10 @@ static void legacy_pci(void)
 	CHECK(b.board.level);
 	CHECK_EQ(io_read(&b, 0x13, 1), 1);
 	CHECK(!b.board.level);
+	io_write(&b, 0x08, 4, 0);
+	steps(&b);
+	CHECK(!runs(&b, 0));
+	CHECK_EQ(io_read(&b, 0x08, 4), 0);
 	io_write(&b, 0x10, 2, 0xffff);
 	for (unsigned int off = 0; off < 64; off++) /* anything at all */
 		for (unsigned int w = 1; w <= 4; w *= 2) {
