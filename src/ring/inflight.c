@@ -303,6 +303,9 @@ void vq_inflight_packed_begin(struct sl_vq *vq)
 		ring_store16_release(&r->free_head, vq->free_head);
 	}
 	ring_store64_release(&r->used.word, used_word(vq->next_used, vq->used_wrap, vq->pub_used, vq->pub_wrap));
+	/* Most flags of the ring are plain stores, which a release store before them does not hold back. A kill sees the
+	 * order of the instructions, so it is only the compiler that has to keep it. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 /* After the flags of the ring moved. */
