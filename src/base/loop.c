@@ -36,6 +36,8 @@
 #define TURNS_PER_LOOK 16     /* busy turns between two looks at the descriptors */
 #define SPINS_PER_LOOK 64     /* the same while spinning without work */
 #define FIRST_WINDOW_NS 4000u /* what the spin window grows from */
+#define MS 1000000u
+#define NO_LIMIT UINT64_MAX
 
 struct local {
 	const void *key;
@@ -47,6 +49,7 @@ struct sl_loop {
 	int epoll_fd, wake_fd;
 	bool quit;    /* atomic */
 	bool running; /* atomic: a thread is inside sl_loop_run() */
+	bool coarse;  /* the kernel sleeps for whole milliseconds only */
 	pthread_t thread;
 
 	struct sl_task *remote;		   /* atomic: stack of tasks sent by other threads */
@@ -196,10 +199,28 @@ void sl_watch_del(struct sl_watch *w)
 	w->events = 0;
 }
 
-/* Ask the kernel which descriptors are ready and handle them. */
-static bool look_at_descriptors(struct sl_loop *loop, int timeout_ms)
+/* Sleep until a descriptor is ready or @timeout_ns have passed; NO_LIMIT sleeps for ever. */
+static int wait_for_descriptors(struct sl_loop *loop, uint64_t timeout_ns)
 {
-	int n = epoll_wait(loop->epoll_fd, loop->events, MAX_EVENTS, timeout_ms);
+	struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
+	uint64_t ms = timeout_ns / MS + !!(timeout_ns % MS);
+	int n;
+
+	if (!timeout_ns || timeout_ns == NO_LIMIT)
+		return epoll_wait(loop->epoll_fd, loop->events, MAX_EVENTS, timeout_ns ? -1 : 0);
+	if (!loop->coarse) {
+		n = epoll_pwait2(loop->epoll_fd, loop->events, MAX_EVENTS, &ts, NULL);
+		if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+			return n;
+		loop->coarse = true; /* kernels before 5.11, and seccomp profiles from those days */
+	}
+	return epoll_wait(loop->epoll_fd, loop->events, MAX_EVENTS, ms < INT32_MAX ? (int)ms : INT32_MAX);
+}
+
+/* Ask the kernel which descriptors are ready and handle them. */
+static bool look_at_descriptors(struct sl_loop *loop, uint64_t timeout_ns)
+{
+	int n = wait_for_descriptors(loop, timeout_ns);
 
 	if (n <= 0)
 		return false;
@@ -261,20 +282,18 @@ static bool run_timers(struct sl_loop *loop)
 	return work;
 }
 
-/* How long epoll_wait may sleep: the caller's limit or the next timer, rounded up. */
-static int sleep_limit(const struct sl_loop *loop, int timeout_ms)
+/* How long the loop may sleep, in ns: the caller's limit or the next timer. */
+static uint64_t sleep_limit(const struct sl_loop *loop, int timeout_ms)
 {
-	uint64_t now, ms;
+	uint64_t limit = timeout_ms < 0 ? NO_LIMIT : (uint64_t)timeout_ms * MS;
+	uint64_t now;
 
 	if (!loop->timers || !timeout_ms)
-		return timeout_ms;
+		return limit;
 	now = sl_now();
 	if (loop->timers->deadline <= now)
 		return 0;
-	ms = (loop->timers->deadline - now + 999999) / 1000000;
-	if (ms > INT32_MAX)
-		ms = INT32_MAX;
-	return timeout_ms < 0 || ms < (uint64_t)timeout_ms ? (int)ms : timeout_ms;
+	return loop->timers->deadline - now < limit ? loop->timers->deadline - now : limit;
 }
 
 /* ---- tasks ---- */

@@ -31,7 +31,10 @@ static const struct block_source *const sources[] = {
 
 /* From the bottom of the stack upwards. */
 static const struct block_filter *const filters[] = {
+	&block_filter_overlay,
+	&block_filter_record,
 	&block_filter_error,
+	&block_filter_throttle,
 	&block_filter_delay,
 };
 
@@ -109,6 +112,8 @@ int block_open(struct spec *s, struct block **out, struct sl_err *err)
 	if (!ret && (o.block_size & (o.block_size - 1)))
 		ret = sl_err_set(err, EINVAL, "%s: block-size=%llu: wants a power of two", s->type,
 				 (unsigned long long)o.block_size);
+	for (unsigned int i = 0; i < sizeof(filters) / sizeof(filters[0]); i++)
+		o.read_only |= filters[i]->reads_only && filters[i]->reads_only(s);
 	if (!ret)
 		ret = find_source(s->source, &source, err);
 	if (!ret)

@@ -43,7 +43,8 @@ enum block_flag {
 /**
  * struct block_req - one request; lives in the caller's slot until done()
  * @op, @flags: what to do
- * @offset, @len: bytes; already checked against the source's size and block size by block_submit()
+ * @offset, @len: bytes; already checked against the source's size and block size by block_submit(). A filter may change
+ *        @offset and @flags on the way down: done() does not rely on them
  * @iov, @iovcnt: READ, WRITE: memory, whose lengths sum to @len; the array stays valid and unchanged until done();
  *        the source may trim its entries meanwhile, and mends them before done()
  * @done: result is 0 or -errno; the request may be reused or freed inside it
@@ -183,11 +184,13 @@ struct block_source {
 
 /**
  * struct block_filter - a row of the table of filters
- * @options: its keys
- * @stack:   when its keys ask for it, put the filter on top of *@b. 0 or -errno with @err filled, *@b then unchanged
+ * @options:    its keys
+ * @reads_only: with the keys of @s it never changes what is below, so the source is opened read-only. Optional
+ * @stack:      when its keys ask for it, put the filter on top of *@b. 0 or -errno with @err filled, *@b then unchanged
  */
 struct block_filter {
 	const struct opt_table *options;
+	bool (*reads_only)(const struct spec *s);
 	int (*stack)(struct spec *s, struct block **b, struct sl_err *err);
 };
 
@@ -200,8 +203,10 @@ extern const struct opt_table nbd_options_table;
 extern const struct block_source block_source_rbd;
 extern const struct opt_table rbd_options_table;
 #endif
-extern const struct block_filter block_filter_delay, block_filter_error;
+extern const struct block_filter block_filter_delay, block_filter_error, block_filter_overlay, block_filter_record,
+	block_filter_throttle;
 extern const struct opt_table block_options_table, file_options_table, delay_options_table, error_options_table;
+extern const struct opt_table overlay_options_table, record_options_table, throttle_options_table;
 
 /** block_source_at() - the @n-th row of the table of sources; NULL after the last one */
 const struct block_source *block_source_at(unsigned int n);

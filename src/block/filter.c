@@ -2,6 +2,9 @@
 /* filter.c - what the filters share */
 #include "block/filter.h"
 
+#include <errno.h>
+#include <stdlib.h>
+
 const char *const filter_op_names[] = {
 	"any",
 	[BLOCK_READ + 1] = "read",
@@ -74,4 +77,94 @@ void filter_abandon(struct block_channel *c)
 void filter_report(struct block *b, const struct block_report *r)
 {
 	block_report(((struct filter *)b)->below, r);
+}
+
+/* ---- stand-ins ---- */
+
+static void resume(void *arg)
+{
+	struct filter_hooks *h = arg;
+
+	while (h->waiting && h->free) {
+		struct block_req *req = h->waiting;
+
+		h->waiting = req->next;
+		if (!h->waiting)
+			h->waiting_end = &h->waiting;
+		h->start(&h->channel->c, req);
+	}
+	block_commit(&h->channel->c);
+}
+
+int filter_hooks_init(struct filter_hooks *h, struct filter_channel *channel, unsigned int n, size_t size,
+		      void (*start)(struct block_channel *c, struct block_req *req), struct sl_err *err)
+{
+	*h = (struct filter_hooks){.channel = channel, .start = start, .resume = {.fn = resume, .arg = h}};
+	h->waiting_end = &h->waiting;
+	h->memory = calloc(n, size);
+	if (!h->memory)
+		return sl_err_set(err, ENOMEM, "%s: out of memory", channel->c.block->name);
+	for (unsigned int i = 0; i < n; i++) {
+		struct filter_hook *hook = (struct filter_hook *)(void *)((char *)h->memory + i * size);
+
+		hook->req.next = (struct block_req *)h->free;
+		h->free = hook;
+	}
+	return 0;
+}
+
+void filter_hooks_free(struct filter_hooks *h)
+{
+	if (h->channel)
+		sl_task_cancel(h->channel->c.loop, &h->resume);
+	free(h->memory);
+}
+
+void filter_hooks_submit(struct filter_hooks *h, struct block_req *req)
+{
+	if (!h->waiting && h->free) {
+		h->start(&h->channel->c, req);
+		return;
+	}
+	req->next = NULL;
+	*h->waiting_end = req;
+	h->waiting_end = &req->next;
+}
+
+void filter_hooks_abandon(struct filter_hooks *h)
+{
+	while (h->waiting) {
+		struct block_req *req = h->waiting;
+
+		h->waiting = req->next;
+		block_finish(&h->channel->c, req, -ETIMEDOUT);
+	}
+	h->waiting_end = &h->waiting;
+}
+
+struct filter_hook *filter_hook_get(struct filter_hooks *h, struct block_req *origin,
+				    void (*done)(struct block_req *req, int result))
+{
+	struct filter_hook *hook = h->free;
+
+	if (!hook)
+		return NULL;
+	h->free = (struct filter_hook *)hook->req.next;
+	hook->req.op = origin->op;
+	hook->req.flags = origin->flags;
+	hook->req.offset = origin->offset;
+	hook->req.len = origin->len;
+	hook->req.iov = origin->iov;
+	hook->req.iovcnt = origin->iovcnt;
+	hook->req.done = done;
+	hook->origin = origin;
+	return hook;
+}
+
+void filter_hook_put(struct filter_hooks *h, struct filter_hook *hook)
+{
+	hook->req.next = (struct block_req *)h->free;
+	h->free = hook;
+	if (h->waiting)
+		sl_task_post(h->channel->c.loop, &h->resume);
 }
