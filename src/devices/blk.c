@@ -461,8 +461,15 @@ static const struct opt_def blk_defs[] = {
 static const struct opt_table blk_options_table = {"blk", blk_defs};
 
 static const struct opt_table *const blk_tables[] = {
-	&blk_options_table,   &block_options_table,  &file_options_table, &delay_options_table,
-	&device_options_table, &device_place_table, NULL,
+	&blk_options_table,     &block_options_table,	 &file_options_table,	&delay_options_table,
+	&error_options_table,   &overlay_options_table, &record_options_table, &throttle_options_table,
+#ifdef HAVE_LIBNBD
+	&nbd_options_table,
+#endif
+#ifdef HAVE_LIBRBD
+	&rbd_options_table,
+#endif
+	&device_options_table,  &device_place_table,	 NULL,
 };
 
 static const struct opt_source *blk_sources(unsigned int n)
