@@ -139,14 +139,14 @@ SL_API int sl_vq_set_mem(struct sl_vq *vq, struct sl_mem *mem);
 SL_API void sl_vq_set_log(struct sl_vq *vq, struct sl_dirty_log *log, bool log_ring, uint64_t log_addr);
 
 /**
- * sl_vq_successor_base() - a device side died without a word: where does the next one go on?
- * @cfg:  what the dead one was started with; without inflight region and log
- * @base: out: for a successor that has the dead one's inflight region, which knows better where that was used
+ * sl_vq_positions() - how far driver and device have come in a split ring, whoever runs it
+ * @cfg:   num, packed and the addresses
+ * @avail: out: what the driver has made available, 16 bits, free running
+ * @used:  out: what the device has used; where these are equal the driver waits for nothing
  *
- * Return: true when it is also good for one without such a region: the driver
- * waits for nothing. Only a split ring shows that.
+ * Return: false for a ring that is not in @mem, and for a packed one, which does not show this.
  */
-SL_API bool sl_vq_successor_base(const struct sl_vq_config *cfg, struct sl_mem *mem, uint32_t *base);
+SL_API bool sl_vq_positions(const struct sl_vq_config *cfg, struct sl_mem *mem, uint16_t *avail, uint16_t *used);
 
 /** sl_inflight_size() - bytes that one queue of @num entries takes in a vhost-user inflight region */
 SL_API uint64_t sl_inflight_size(bool packed, uint16_t num);

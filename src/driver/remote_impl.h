@@ -32,8 +32,7 @@
  * @running:  this connection's back-end has it
  * @failed:   it cannot run; nobody tries again until the driver stops it
  * @resumes:  an earlier back-end had it
- * @base:     where the next one goes on
- * @exact:    that is good without an inflight region
+ * @offered:  what the driver had made available when that one went away
  * @turn:     of the call descriptor that the back-end has
  * @kick_fd, @call_fd: copies of what the back-end has, -1: none
  */
@@ -49,8 +48,8 @@ struct remote_queue {
 	struct sl_mem *mem;
 	char fault[200];
 
-	bool running, failed, resumes, exact;
-	uint32_t base;
+	bool running, failed, resumes;
+	uint16_t offered;
 	unsigned int turn;
 	int kick_fd, call_fd;
 };

@@ -10,8 +10,8 @@
 #include <sluice/log.h>
 
 #define MS 1000000ull
-#define LAST_RETRY_MS 1000
-#define STABLE_NS (1000 * MS) /* a connection that lasted so long was a good one */
+#define LAST_RETRY_MS 500
+#define STABLE_NS (100 * MS) /* a connection that lasted so long was a good one */
 
 #define DRIVER_IS_HERE (SL_STATUS_ACKNOWLEDGE | SL_STATUS_DRIVER)
 
@@ -52,7 +52,7 @@ static void settle(struct remote *r)
 	bool any = false;
 
 	pthread_mutex_lock(&r->lock);
-	for (unsigned int i = 0; i < r->num_queues; i++) {
+	for (unsigned int i = 0; i < r->num_queues && r->queues; i++) {
 		struct remote_queue *q = &r->queues[i];
 
 		if (q->running || q->wanted)
@@ -67,15 +67,34 @@ static void settle(struct remote *r)
 		tell(r);
 }
 
-/* The place where a queue's next back-end goes on is noted now: what the driver adds from here on changes nothing. */
+/* What the driver adds from here on, the back-end that is gone has not begun. */
 static void note_place(struct remote *r, struct remote_queue *q)
 {
+	uint16_t used;
+
 	pthread_mutex_lock(&r->lock);
-	if (q->wanted) {
-		q->resumes = true;
-		q->exact = sl_vq_successor_base(&q->setup.vq, q->mem, &q->base);
-	}
+	q->resumes = q->wanted;
+	if (q->wanted)
+		sl_vq_positions(&q->setup.vq, q->mem, &q->offered, &used);
 	pthread_mutex_unlock(&r->lock);
+}
+
+/*
+ * Where the next back-end goes on; under the lock. One with an inflight region
+ * knows better. Without one it is only known when everything that the last one
+ * can have begun is used: false when it is not.
+ */
+static bool find_place(const struct remote *r, const struct remote_queue *q, uint32_t *base)
+{
+	uint16_t avail, used;
+
+	*base = q->setup.vq.base;
+	if (!q->resumes)
+		return true;
+	if (!sl_vq_positions(&q->setup.vq, q->mem, &avail, &used))
+		return r->region.fd >= 0;
+	*base = used;
+	return r->region.fd >= 0 || used == q->offered;
 }
 
 void remote_drop(struct remote *r)
@@ -97,8 +116,9 @@ void remote_drop(struct remote *r)
 /* Once for each reason, not once for each attempt. */
 static void no_backend(struct remote *r, const char *why)
 {
-	if (strcmp(r->why.text, why))
-		sl_log(SL_LOG_WARN, "%s: %s: waiting for it", r->name, why);
+	if (!strcmp(r->why.text, why))
+		return;
+	sl_log(SL_LOG_WARN, "%s: %s: waiting for it", r->name, why);
 	sl_err_set(&r->why, EAGAIN, "%s", why);
 }
 
@@ -108,11 +128,11 @@ static void lost(struct remote *r, const char *why)
 
 	if (r->link && now - r->since > STABLE_NS)
 		r->retry_ms = REMOTE_FIRST_RETRY_MS;
-	if (!readable(r->cancel_fd))
-		no_backend(r, why);
 	if (r->link)
 		r->since = now;
 	r->next_try = now + r->retry_ms * MS;
+	if (!readable(r->cancel_fd))
+		no_backend(r, why);
 	remote_drop(r);
 	settle(r);
 }
@@ -158,6 +178,7 @@ static int read_config(struct remote *r, struct sl_link *l, uint8_t *config, str
 
 static int first_look(struct remote *r, struct sl_link *l, const struct sl_features *f, int queues, struct sl_err *err)
 {
+	uint16_t asked = r->num_queues;
 	int ret;
 
 	if (!sl_features_has(f, SL_F_VERSION_1))
@@ -167,8 +188,10 @@ static int first_look(struct remote *r, struct sl_link *l, const struct sl_featu
 	if (!r->num_queues)
 		r->num_queues = (uint16_t)queues;
 	ret = read_config(r, l, r->config, err);
-	if (ret)
+	if (ret) {
+		r->num_queues = asked;
 		return ret;
+	}
 	r->known = *f;
 	r->is_known = true;
 	return 0;
@@ -377,9 +400,10 @@ static int copy_fd(int fd)
 }
 
 /* The transport may close its descriptors as soon as it said so, hence copies, made under the lock. */
-static bool copy_setup(struct remote *r, struct remote_queue *q, struct sl_link_queue *out)
+static bool copy_setup(struct remote *r, struct remote_queue *q, struct sl_link_queue *out, bool *known)
 {
 	const struct sl_vq_config *vq = &q->setup.vq;
+	uint32_t base;
 	int kick, call;
 
 	pthread_mutex_lock(&r->lock);
@@ -392,9 +416,9 @@ static bool copy_setup(struct remote *r, struct remote_queue *q, struct sl_link_
 	q->kick_fd = copy_fd(kick);
 	q->call_fd = copy_fd(call);
 	q->turn = q->call_turn;
+	*known = find_place(r, q, &base);
 	*out = (struct sl_link_queue){.num = vq->num, .desc = vq->desc, .driver = vq->driver, .device = vq->device,
-				      .base = q->resumes ? q->base : vq->base, .kick_fd = q->kick_fd,
-				      .call_fd = q->call_fd};
+				      .base = base, .kick_fd = q->kick_fd, .call_fd = q->call_fd};
 	pthread_mutex_unlock(&r->lock);
 	return true;
 }
@@ -412,11 +436,12 @@ static void fail_queue(struct remote *r, struct remote_queue *q, const char *why
 static int start_queue(struct remote *r, struct remote_queue *q, struct sl_err *err)
 {
 	struct sl_link_queue setup;
+	bool known;
 	int ret;
 
-	if (!copy_setup(r, q, &setup))
+	if (!copy_setup(r, q, &setup, &known))
 		return 0;
-	if (q->resumes && r->region.fd < 0 && !q->exact) {
+	if (!known) {
 		fail_queue(r, q, "the back-end died with requests in flight and keeps no inflight region");
 		return 0;
 	}
@@ -426,6 +451,7 @@ static int start_queue(struct remote *r, struct remote_queue *q, struct sl_err *
 	}
 	ret = r->link->ops->queue_start(r->link, q->index, &setup, err);
 	if (is_dead(ret)) {
+		note_place(r, q); /* it may have begun */
 		forget_fds(q);
 		return ret;
 	}

@@ -27,6 +27,7 @@
 #include "machine/kvm_device.h"
 #include "machine/kvm_serial.h"
 #include "machine/kvm_vcpu.h"
+#include "machine/placed.h"
 
 /**
  * struct kvm - the engine's state
@@ -131,6 +132,22 @@ static const struct serial_ops serial_ops = {
 
 /* ---- start ---- */
 
+/* A process that serves a device gets all of the guest's memory, as its devices here have. */
+static int share_memory(struct kvm *k, struct remote *remote, struct sl_err *err)
+{
+	struct sl_link_region shared[SL_LINK_MAX_REGIONS];
+	const struct sl_mem_region *regions;
+	unsigned int n;
+
+	regions = sl_mem_regions(k->vm.mem, &n);
+	for (unsigned int i = 0; i < n; i++)
+		shared[i] = (struct sl_link_region){
+			.addr = regions[i].gpa, .size = regions[i].size, .hva = regions[i].hva, .fd = k->vm.memfd,
+			.offset = i ? k->vm.below_4g : 0,
+		};
+	return remote_memory(remote, shared, n, err);
+}
+
 static int add_devices(struct kvm *k, struct sl_err *err)
 {
 	struct machine *m = k->m;
@@ -140,11 +157,11 @@ static int add_devices(struct kvm *k, struct sl_err *err)
 		return sl_err_set(err, ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < m->options->num_devices; i++) {
 		struct machine_device *d = &m->devices[i];
+		struct sl_device *dev = d->remote ? remote_device(d->remote) : d->served->dev;
 
-		if (!d->served)
-			return sl_err_set(err, ENOTSUP, "%s: socket=%s: engine kvm serves its devices itself; engine qemu can do this",
-					  d->type->type, d->place.socket);
-		k->devices[i] = kvm_device_add(&k->bus, d->served->dev, &d->link, err);
+		if (d->remote && share_memory(k, d->remote, err))
+			return -EIO;
+		k->devices[i] = kvm_device_add(&k->bus, dev, &d->link, err);
 		if (!k->devices[i])
 			return -EIO;
 	}
@@ -289,8 +306,11 @@ static void kvm_finish(struct machine *m)
 		return;
 	serial_stop(&k->serial);
 	cpus_free(&k->cpus);
-	for (unsigned int i = 0; k->devices && i < m->options->num_devices; i++)
+	for (unsigned int i = 0; k->devices && i < m->options->num_devices; i++) {
+		if (m->devices[i].remote)
+			remote_leave(m->devices[i].remote);
 		kvm_device_remove(k->devices[i]);
+	}
 	if (k->built)
 		board_destroy(&k->board);
 	kvm_vm_free(&k->vm);

@@ -441,20 +441,20 @@ struct sl_vq *sl_vq_new(const struct sl_vq_config *cfg, struct sl_mem *mem, stru
 	return NULL;
 }
 
-bool sl_vq_successor_base(const struct sl_vq_config *cfg, struct sl_mem *mem, uint32_t *base)
+bool sl_vq_positions(const struct sl_vq_config *cfg, struct sl_mem *mem, uint16_t *avail, uint16_t *used)
 {
-	const struct wire_avail *avail;
-	const struct wire_used *used;
+	const struct wire_avail *a;
+	const struct wire_used *u;
 
-	*base = cfg->base;
 	if (cfg->packed)
 		return false;
-	avail = sl_mem_range(mem, cfg->driver, WIRE_AVAIL_SIZE(cfg->num), SL_MEM_READ);
-	used = sl_mem_range(mem, cfg->device, WIRE_USED_SIZE(cfg->num), SL_MEM_READ);
-	if (!avail || !used)
+	a = sl_mem_range(mem, cfg->driver, WIRE_AVAIL_SIZE(cfg->num), SL_MEM_READ);
+	u = sl_mem_range(mem, cfg->device, WIRE_USED_SIZE(cfg->num), SL_MEM_READ);
+	if (!a || !u)
 		return false;
-	*base = ring_load16(&used->idx);
-	return ring_load16(&avail->idx) == *base;
+	*avail = ring_load16(&a->idx);
+	*used = ring_load16(&u->idx);
+	return true;
 }
 
 void sl_vq_free(struct sl_vq *vq)
