@@ -36,6 +36,7 @@
 #define SAY_SECONDS 3u	 /* until a line says what it is that takes so long */
 #define RESIZE_SECONDS 30u
 #define CLOSE_SECONDS 5u
+#define NEXT_CLOSE_SECONDS 1u /* after one that took longer than that: so many disks on a dead cluster end soon, too */
 
 /**
  * struct rbd_keeper
@@ -363,6 +364,10 @@ static struct rbd_keeper *keeper_new(const char *name, const struct rbd_place *a
 /* Bounded; @k is gone afterwards. */
 static void leave(struct rbd_keeper *k, unsigned int seconds)
 {
+	static bool given_up; /* a close has; control loop only */
+
+	if (given_up && seconds > NEXT_CLOSE_SECONDS)
+		seconds = NEXT_CLOSE_SECONDS;
 	pthread_mutex_lock(&k->lock);
 	k->watcher = NULL;
 	k->closing = true;
@@ -371,8 +376,10 @@ static void leave(struct rbd_keeper *k, unsigned int seconds)
 		pthread_mutex_unlock(&k->lock);
 		pthread_join(k->thread, NULL);
 		keeper_free(k);
+		given_up = false;
 		return;
 	}
+	given_up = true;
 	if (seconds)
 		sl_log(SL_LOG_WARN, "%s: the cluster does not answer: left without closing the image", k->name);
 	k->left = true;
