@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* run.c - `sluice run`: boot a guest whose devices this process serves */
 #include "cli/cmd.h"
+#include "cli/control.h"
 
 #include "base/opts.h"
 #include "machine/machine.h"
@@ -24,7 +25,8 @@ static const char help_text[] =
 	"  --cpus N       guest CPUs [1]\n"
 	"  --engine NAME  what runs the guest's instructions: auto, kvm, qemu, uml [auto]\n"
 	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...; see `sluice devices`.\n"
-	"                 TYPE,socket=PATH is a device that another process serves\n\n"
+	"                 TYPE,socket=PATH is a device that another process serves\n"
+	"  --control PATH listen there for `sluice control` and `sluice top`\n\n"
 	"  The guest's serial console is this terminal; Ctrl-C ends the run.\n\n"
 	"  sluice run --kernel vmlinuz --initrd initrd.img --append root=/dev/vda --device blk,disk.img\n";
 
@@ -62,7 +64,7 @@ static int parse_cpus(const char *text, unsigned int *out)
 }
 
 /* 0, an exit status, or -1: --help was asked for. @devices has room for all of argv. */
-static int parse(int argc, char **argv, struct machine_options *o, const char **devices)
+static int parse(int argc, char **argv, struct machine_options *o, const char **devices, const char **control)
 {
 	static const struct option options[] = {{"kernel", required_argument, NULL, 'k'},
 						{"initrd", required_argument, NULL, 'i'},
@@ -71,10 +73,11 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 						{"cpus", required_argument, NULL, 'c'},
 						{"engine", required_argument, NULL, 'e'},
 						{"device", required_argument, NULL, 'd'},
+						{"control", required_argument, NULL, 'C'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
 	static const char *const names[] = {"kernel", "initrd", "append", "memory", "cpus",
-					    "engine", "device", "help",	  NULL};
+					    "engine", "device", "control", "help", NULL};
 	int answer, ret = 0;
 
 	opterr = 0;
@@ -101,6 +104,9 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 		case 'd':
 			devices[o->num_devices++] = optarg;
 			break;
+		case 'C':
+			*control = optarg;
+			break;
 		case 'h':
 			return -1;
 		default:
@@ -114,14 +120,56 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 	return o->kernel ? 0 : cmd_usage("run", "no kernel; add --kernel FILE");
 }
 
-static int run(const struct machine_options *o)
+/* ---- the control socket ---- */
+
+/** struct observer - @socket at @path while the machine @m runs */
+struct observer {
+	const char *path;
+	struct sl_loop *loop;
+	struct machine *m;
+	struct control *socket;
+};
+
+static bool control_device(void *arg, unsigned int n, struct device_view *v)
+{
+	return machine_device(((struct observer *)arg)->m, n, v);
+}
+
+static void control_quit(void *arg)
+{
+	machine_quit(((struct observer *)arg)->m);
+}
+
+static int machine_up(void *arg, struct machine *m, struct sl_err *err)
+{
+	struct observer *o = arg;
+	const struct control_config cfg = {
+		.path = o->path, .command = "run", .loop = o->loop,
+		.device = control_device, .quit = control_quit, .arg = o,
+	};
+
+	o->m = m;
+	o->socket = control_new(&cfg, err);
+	return o->socket ? 0 : -errno;
+}
+
+static void machine_down(void *arg)
+{
+	control_free(((struct observer *)arg)->socket);
+}
+
+static int run(struct machine_options *o, const char *control)
 {
 	struct device_env env = {.control = sl_loop_new()};
+	struct observer observer = {.path = control, .loop = env.control};
+	const struct machine_observer hooks = {.up = machine_up, .down = machine_down, .arg = &observer};
 	struct data_threads *threads = NULL;
 	struct sl_err err = {0};
-	int ret = 0;
+	int ret = device_check_ids(o->devices, o->num_devices, &err);
 
-	if (!env.control || sl_mem_guard())
+	if (control)
+		o->observer = &hooks;
+	if (!ret && (!env.control || sl_mem_guard()))
 		ret = sl_err_set(&err, errno, "cannot start: %s", strerror(errno));
 	if (!ret) {
 		threads = data_threads_start(1, &err);
@@ -142,16 +190,16 @@ static int run(const struct machine_options *o)
 int cmd_run(int argc, char **argv)
 {
 	struct machine_options o = {.engine = "auto", .memory = 512ULL << 20, .cpus = 1};
-	const char **devices = calloc((size_t)argc, sizeof(*devices));
+	const char **devices = calloc((size_t)argc, sizeof(*devices)), *control = NULL;
 	int ret;
 
 	if (!devices)
 		return EXIT_RUNTIME;
 	o.devices = devices;
-	ret = parse(argc, argv, &o, devices);
+	ret = parse(argc, argv, &o, devices, &control);
 	if (ret < 0)
 		fputs(help_text, stdout);
-	ret = ret < 0 ? 0 : ret ? ret : run(&o);
+	ret = ret < 0 ? 0 : ret ? ret : run(&o, control);
 	free(devices);
 	return ret;
 }

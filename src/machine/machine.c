@@ -24,7 +24,6 @@
 #include "machine/engine.h"
 #include "machine/hugepages.h"
 #include "machine/kvm_probe.h"
-#include "machine/placed.h"
 
 static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engine_uml};
 #define NUM_ENGINES (sizeof(engines) / sizeof(engines[0]))
@@ -33,15 +32,17 @@ static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engin
  * struct run - a machine that runs
  * @signals:  SIGINT, SIGTERM, SIGHUP as a descriptor
  * @signal:   the one that came first, 0: none
+ * @ended:    the guest is gone
  * @stopping: servers that are still draining
  * @choice:   what "auto" chose and why; empty: nothing
  */
 struct run {
-	struct machine m;
+	struct machine m; /* first */
 	struct console console;
 	struct sl_watch signal_watch, child_watch;
 	int signals, signal;
 	sigset_t old_mask;
+	bool ended;
 	unsigned int stopping;
 	char choice[600];
 };
@@ -54,12 +55,17 @@ const char *const *machine_engines(void)
 }
 
 /* KVM where it runs guests at hardware speed and has all that is asked for; else QEMU. @why, for the person. */
-static const struct engine *choose_engine(char *why, size_t len)
+static const struct engine *choose_engine(const struct machine_options *o, char *why, size_t len)
 {
 	struct sl_err err = {0};
 	uint64_t rate = 0;
 	int ret;
 
+	for (unsigned int i = 0; i < o->num_devices; i++)
+		if (strstr(o->devices[i], ",socket=")) {
+			snprintf(why, len, "engine qemu: the guest's CPU is QEMU's TCG; a device lives in another process");
+			return &engine_qemu;
+		}
 	ret = kvm_probe(&rate, &err);
 	if (!ret && rate >= KVM_PROBE_FAST) {
 		snprintf(why, len, "engine kvm: /dev/kvm runs at hardware speed");
@@ -78,7 +84,7 @@ static const struct engine *find_engine(struct run *r, struct sl_err *err)
 	const char *name = r->m.options->engine, *near;
 
 	if (!strcmp(name, "auto"))
-		return choose_engine(r->choice, sizeof(r->choice));
+		return choose_engine(r->m.options, r->choice, sizeof(r->choice));
 	for (unsigned int i = 0; i < NUM_ENGINES; i++)
 		if (!strcmp(engines[i]->name, name))
 			return engines[i];
@@ -188,6 +194,13 @@ static int apply_link(const struct engine *e, struct machine_device *d, struct s
 	return opts_apply(&link_table, &d->spec, &d->link, err);
 }
 
+/* The key id= names a device wherever it lives. */
+static const struct opt_def name_defs[] = {
+	{"id", OPT_STRING, offsetof(struct machine_device, id), .help = "name the device for `sluice control`"},
+	{NULL},
+};
+static const struct opt_table name_table = {"run", name_defs};
+
 static int open_local(struct machine_device *d, const struct device_env *env, struct sl_err *err)
 {
 	errno = 0;
@@ -202,18 +215,18 @@ static int open_local(struct machine_device *d, const struct device_env *env, st
 	return 0;
 }
 
-static int open_device(struct run *r, struct machine_device *d, const struct device_env *env, const char *text,
+static int open_device(struct machine *m, struct machine_device *d, const struct device_env *env, const char *text,
 		       struct sl_err *err)
 {
-	const struct engine *engine = r->m.engine;
+	const struct engine *engine = m->engine;
 	int ret = spec_parse(&d->spec, text, err);
 
 	if (!ret)
+		ret = opts_apply(&name_table, &d->spec, d, err);
+	if (!ret)
 		ret = apply_link(engine, d, err);
-	if (!ret && !spec_has(&d->spec, "socket"))
-		ret = open_local(d, env, err);
-	else if (!ret)
-		ret = engine->links ? placed_open(d, env, r->signals, err) : open_remote(d, err);
+	if (!ret)
+		ret = spec_has(&d->spec, "socket") ? open_remote(d, err) : open_local(d, env, err);
 	if (ret || engine->hosts(d->type->id))
 		return ret;
 	for (unsigned int i = 0; i < NUM_ENGINES; i++)
@@ -227,7 +240,6 @@ static void close_devices(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->options->num_devices; i++) {
 		device_close(m->devices[i].served);
-		remote_close(m->devices[i].remote);
 		spec_free(&m->devices[i].spec);
 	}
 	free(m->devices);
@@ -277,20 +289,25 @@ static void tell_to_end(struct machine *m)
 		child_end(&m->child);
 }
 
+/* Somebody has had enough: by signal @number, or by the control socket, which is the same as SIGTERM. */
+static void end_by(struct run *r, int number)
+{
+	if (r->signal)
+		return;
+	r->signal = number;
+	console_restore(&r->console);
+	tell_to_end(&r->m);
+	sigprocmask(SIG_SETMASK, &r->old_mask, NULL); /* whoever cannot wait sends another one */
+}
+
 static void on_signal(void *arg, uint32_t events)
 {
 	struct run *r = arg;
 	struct signalfd_siginfo info;
 
 	(void)events;
-	if (read(r->signals, &info, sizeof(info)) != sizeof(info))
-		return;
-	if (r->signal)
-		return;
-	r->signal = (int)info.ssi_signo;
-	console_restore(&r->console);
-	tell_to_end(&r->m);
-	sigprocmask(SIG_SETMASK, &r->old_mask, NULL); /* whoever cannot wait sends another one */
+	if (read(r->signals, &info, sizeof(info)) == sizeof(info))
+		end_by(r, (int)info.ssi_signo);
 }
 
 static void on_child(void *arg, uint32_t events)
@@ -355,28 +372,72 @@ static int run_guest(struct run *r, int console)
 	return why ? 1 : 0;
 }
 
+/* The devices are open: run the guest. */
+static int boot(struct run *r, struct sl_err *err)
+{
+	struct machine *m = &r->m;
+	int console[2], ret;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console))
+		return sl_err_set(err, errno, "console: %s", strerror(errno));
+	if (r->choice[0])
+		sl_log(SL_LOG_INFO, "run: %s", r->choice);
+	ret = m->engine->start(m, console[1], err);
+	close(console[1]);
+	if (!ret)
+		ret = run_guest(r, console[0]);
+	else
+		close(console[0]);
+	r->ended = true;
+	m->engine->finish(m);
+	stop_servers(r);
+	return ret;
+}
+
 static int run_machine(struct run *r, const struct device_env *env, struct sl_err *err)
 {
 	struct machine *m = &r->m;
-	int console[2] = {-1, -1}, ret = 0;
+	const struct machine_observer *o = m->options->observer;
+	int ret = 0;
 
 	for (unsigned int i = 0; i < m->options->num_devices && !ret; i++)
-		ret = open_device(r, &m->devices[i], env, m->options->devices[i], err);
-	if (!ret && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console))
-		ret = sl_err_set(err, errno, "console: %s", strerror(errno));
-	if (!ret) {
-		if (r->choice[0])
-			sl_log(SL_LOG_INFO, "run: %s", r->choice);
-		ret = m->engine->start(m, console[1], err);
-		close(console[1]);
-		if (!ret)
-			ret = run_guest(r, console[0]);
-		else
-			close(console[0]);
-		m->engine->finish(m);
-		stop_servers(r);
-	}
+		ret = open_device(m, &m->devices[i], env, m->options->devices[i], err);
+	if (!ret && o)
+		ret = o->up(o->arg, m, err);
+	if (ret)
+		return ret;
+	ret = boot(r, err);
+	if (o)
+		o->down(o->arg);
 	return ret;
+}
+
+/* ---- for an observer ---- */
+
+bool machine_device(const struct machine *m, unsigned int n, struct device_view *v)
+{
+	const struct machine_device *d;
+
+	if (n >= m->options->num_devices)
+		return false;
+	d = &m->devices[n];
+	*v = (struct device_view){
+		.number = n, .text = m->options->devices[n], .id = d->id, .socket = d->place.socket,
+		.type = d->spec.type, .served = d->served,
+	};
+	if (d->server)
+		v->connected = sl_vhost_user_server_connected(d->server);
+	else if (d->served)
+		v->connected = sl_device_status(d->served->dev) & SL_STATUS_DRIVER_OK;
+	return true;
+}
+
+void machine_quit(struct machine *m)
+{
+	struct run *r = (struct run *)m;
+
+	if (!r->ended)
+		end_by(r, SIGTERM);
 }
 
 int machine_run(const struct machine_options *o, const struct device_env *env, struct sl_err *err)

@@ -17,6 +17,7 @@
  * @memory:      bytes, a multiple of 1 MiB
  * @hugepages:   in pages of 2 MiB from the kernel's pool
  * @cpus:        1 to MACHINE_MAX_CPUS
+ * @observer:    looks at the machine while it runs; NULL: nobody does
  * @devices:     TYPE[,SOURCE][,KEY=VALUE]... of each device
  * @num_devices: entries of @devices
  */
@@ -25,6 +26,7 @@ struct machine_options {
 	uint64_t memory;
 	bool hugepages;
 	unsigned int cpus;
+	const struct machine_observer *observer;
 	const char *const *devices;
 	unsigned int num_devices;
 };
@@ -38,6 +40,23 @@ const struct opt_table *machine_keys(void);
 
 /** machine_engines() - the names of the engines, for messages and help; ends with NULL */
 const char *const *machine_engines(void);
+
+struct machine;
+
+/**
+ * struct machine_observer - all on the control loop
+ * @up:   the devices are open, the guest does not run yet; 0 or -errno with @err filled
+ * @down: they are about to be closed; not called when @up failed
+ */
+struct machine_observer {
+	int (*up)(void *arg, struct machine *m, struct sl_err *err);
+	void (*down)(void *arg);
+	void *arg;
+};
+/** machine_device() - fill @v with the @n-th device; false: there are not so many */
+bool machine_device(const struct machine *m, unsigned int n, struct device_view *v);
+/** machine_quit() - end the guest as SIGTERM does */
+void machine_quit(struct machine *m);
 
 /**
  * machine_run() - boot a guest and serve its devices until it ends
