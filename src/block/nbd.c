@@ -468,6 +468,12 @@ static void attempt_over(void *arg)
 	int ret = nbd_attempt_end(ch->attempt, &h, &why);
 
 	ch->attempt = NULL;
+	if (!ret && ch->known != block_size_now(ch->c.block)) {
+		/* A refresh has overtaken it. */
+		nbd_close(h);
+		begin_attempt(ch);
+		return;
+	}
 	if (!ret)
 		ret = differs(nbd_of(ch), h, &why);
 	if (!ret) {

@@ -118,6 +118,12 @@ static bool is_set(struct nbd_image *image, const bool *what)
 
 /* ---- what a program says, and how it ended ---- */
 
+/* Once an image is in use, what its qemu-nbd says goes to the log; before, it is why the open fails. */
+static bool is_passed_on(struct nbd_image *image, const struct program *p)
+{
+	return p == &image->nbd && is_set(image, &image->opened);
+}
+
 static void line_said(struct nbd_image *image, struct program *p)
 {
 	const char *line = p->line;
@@ -129,7 +135,7 @@ static void line_said(struct nbd_image *image, struct program *p)
 	if (!p->first[0])
 		snprintf(p->first, sizeof(p->first), "%s", line);
 	/* About its own connections, which we end as we like, it need not tell us. */
-	if (p == &image->nbd && is_set(image, &image->opened) && !strstr(line, "socket"))
+	if (is_passed_on(image, p) && !strstr(line, "socket"))
 		sl_log_limited(&image->limit, SL_LOG_WARN, "%s: qemu-nbd says: %s", image->path, line);
 }
 
@@ -186,6 +192,7 @@ static bool wait_program(struct nbd_image *image, struct program *p, unsigned in
 /* Take leave of a program: @why it ended, if it did so by itself. */
 static void bury(struct nbd_image *image, struct program *p, struct sl_err *why)
 {
+	const bool passed_on = is_passed_on(image, p);
 	siginfo_t info = {0};
 
 	hear(image, p);
@@ -198,7 +205,7 @@ static void bury(struct nbd_image *image, struct program *p, struct sl_err *why)
 	pthread_mutex_unlock(&image->lock);
 	if (info.si_code == CLD_EXITED && info.si_status == EXIT_NO_PROGRAM && !p->first[0])
 		sl_err_set(why, EIO, "needs the programs qemu-nbd and qemu-img (package qemu-utils)");
-	else if (p->first[0] && info.si_code == CLD_EXITED)
+	else if (p->first[0] && info.si_code == CLD_EXITED && !passed_on)
 		sl_err_set(why, EIO, "%s", p->first);
 	else
 		sl_err_set(why, EIO, "ended with %s %d", info.si_code == CLD_EXITED ? "status" : "signal",
