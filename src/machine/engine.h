@@ -21,6 +21,8 @@
 #include <sluice/log.h>
 #include <sluice/vhost_user_server.h>
 
+struct remote; /* driver/remote.h */
+
 /**
  * struct machine_place - the keys of a device that another process serves
  * @socket: where it listens
@@ -52,6 +54,7 @@ struct machine_link {
  * @type:   its row
  * @served: the device, when this process serves it; else NULL
  * @server: its transport, made by the engine's start(); NULL when another process serves it
+ * @remote: the device, when another process serves it and the engine has transports of its own; else NULL
  * @place:  what the engine is to tell the guest's side
  * @link:   the transport, where that is the engine's
  */
@@ -61,6 +64,7 @@ struct machine_device {
 	const struct device_type *type;
 	struct served_device *served;
 	struct sl_vhost_user_server *server;
+	struct remote *remote;
 	struct machine_place place;
 	struct machine_link link;
 };

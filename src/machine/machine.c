@@ -24,6 +24,7 @@
 #include "machine/engine.h"
 #include "machine/hugepages.h"
 #include "machine/kvm_probe.h"
+#include "machine/placed.h"
 
 static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engine_uml};
 #define NUM_ENGINES (sizeof(engines) / sizeof(engines[0]))
@@ -55,17 +56,12 @@ const char *const *machine_engines(void)
 }
 
 /* KVM where it runs guests at hardware speed and has all that is asked for; else QEMU. @why, for the person. */
-static const struct engine *choose_engine(const struct machine_options *o, char *why, size_t len)
+static const struct engine *choose_engine(char *why, size_t len)
 {
 	struct sl_err err = {0};
 	uint64_t rate = 0;
 	int ret;
 
-	for (unsigned int i = 0; i < o->num_devices; i++)
-		if (strstr(o->devices[i], ",socket=")) {
-			snprintf(why, len, "engine qemu: the guest's CPU is QEMU's TCG; a device lives in another process");
-			return &engine_qemu;
-		}
 	ret = kvm_probe(&rate, &err);
 	if (!ret && rate >= KVM_PROBE_FAST) {
 		snprintf(why, len, "engine kvm: /dev/kvm runs at hardware speed");
@@ -84,7 +80,7 @@ static const struct engine *find_engine(struct run *r, struct sl_err *err)
 	const char *name = r->m.options->engine, *near;
 
 	if (!strcmp(name, "auto"))
-		return choose_engine(r->m.options, r->choice, sizeof(r->choice));
+		return choose_engine(r->choice, sizeof(r->choice));
 	for (unsigned int i = 0; i < NUM_ENGINES; i++)
 		if (!strcmp(engines[i]->name, name))
 			return engines[i];
@@ -215,18 +211,20 @@ static int open_local(struct machine_device *d, const struct device_env *env, st
 	return 0;
 }
 
-static int open_device(struct machine *m, struct machine_device *d, const struct device_env *env, const char *text,
+static int open_device(struct run *r, struct machine_device *d, const struct device_env *env, const char *text,
 		       struct sl_err *err)
 {
-	const struct engine *engine = m->engine;
+	const struct engine *engine = r->m.engine;
 	int ret = spec_parse(&d->spec, text, err);
 
 	if (!ret)
 		ret = opts_apply(&name_table, &d->spec, d, err);
 	if (!ret)
 		ret = apply_link(engine, d, err);
-	if (!ret)
-		ret = spec_has(&d->spec, "socket") ? open_remote(d, err) : open_local(d, env, err);
+	if (!ret && !spec_has(&d->spec, "socket"))
+		ret = open_local(d, env, err);
+	else if (!ret)
+		ret = engine->links ? placed_open(d, env, r->signals, err) : open_remote(d, err);
 	if (ret || engine->hosts(d->type->id))
 		return ret;
 	for (unsigned int i = 0; i < NUM_ENGINES; i++)
@@ -240,6 +238,7 @@ static void close_devices(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->options->num_devices; i++) {
 		device_close(m->devices[i].served);
+		remote_close(m->devices[i].remote);
 		spec_free(&m->devices[i].spec);
 	}
 	free(m->devices);
@@ -401,7 +400,7 @@ static int run_machine(struct run *r, const struct device_env *env, struct sl_er
 	int ret = 0;
 
 	for (unsigned int i = 0; i < m->options->num_devices && !ret; i++)
-		ret = open_device(m, &m->devices[i], env, m->options->devices[i], err);
+		ret = open_device(r, &m->devices[i], env, m->options->devices[i], err);
 	if (!ret && o)
 		ret = o->up(o->arg, m, err);
 	if (ret)
