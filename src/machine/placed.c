@@ -46,16 +46,19 @@ static void blk_adjust(uint8_t *config, uint16_t len, uint16_t num_queues)
 		c->num_queues = htole16(num_queues);
 }
 
-/* A disk may have grown meanwhile. */
+/* A disk may have grown meanwhile; its geometry follows from that. */
 static const char *blk_same(const uint8_t *was, const uint8_t *now, uint16_t len)
 {
-	uint64_t before, after;
+	struct virtio_blk_config before = {0}, after = {0};
+	size_t n = len < sizeof(before) ? len : sizeof(before);
 
-	memcpy(&before, was, sizeof(before));
-	memcpy(&after, now, sizeof(after));
-	if (le64toh(after) < le64toh(before))
+	memcpy(&before, was, n);
+	memcpy(&after, now, n);
+	if (le64toh(after.capacity) < le64toh(before.capacity))
 		return "a smaller disk";
-	return memcmp(was + sizeof(before), now + sizeof(after), len - sizeof(before)) ? "a disk of another kind" : NULL;
+	after.capacity = before.capacity;
+	after.geometry = before.geometry;
+	return memcmp(&before, &after, n) ? "a disk of another kind" : NULL;
 }
 
 static const struct remote_type remote_blk = {
