@@ -22,12 +22,14 @@ static const char help_text[] =
 	"  --append TEXT  more words for the kernel's command line\n"
 	"  --memory SIZE[,hugepages=on]\n"
 	"                 guest memory, a multiple of 1M [512M]; in pages of 2M from the kernel's pool\n"
+	"  --console PLACE\n"
+	"                 where the guest's serial console is: stdio, pty, file:PATH, unix:PATH or none [stdio]\n"
 	"  --cpus N       guest CPUs [1]\n"
 	"  --engine NAME  what runs the guest's instructions: auto, kvm, qemu, uml [auto]\n"
 	"  --device SPEC  TYPE[,SOURCE][,KEY=VALUE]...; see `sluice devices`.\n"
 	"                 TYPE,socket=PATH is a device that another process serves\n"
 	"  --control PATH listen there for `sluice control` and `sluice top`\n\n"
-	"  The guest's serial console is this terminal; Ctrl-C ends the run.\n\n"
+	"  Ctrl-C on the terminal ends the run.\n\n"
 	"  sluice run --kernel vmlinuz --initrd initrd.img --append root=/dev/vda --device blk,disk.img\n";
 
 static const struct opt_def memory_defs[] = {
@@ -70,13 +72,14 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 						{"initrd", required_argument, NULL, 'i'},
 						{"append", required_argument, NULL, 'a'},
 						{"memory", required_argument, NULL, 'm'},
+						{"console", required_argument, NULL, 'o'},
 						{"cpus", required_argument, NULL, 'c'},
 						{"engine", required_argument, NULL, 'e'},
 						{"device", required_argument, NULL, 'd'},
 						{"control", required_argument, NULL, 'C'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"kernel", "initrd", "append", "memory", "cpus",
+	static const char *const names[] = {"kernel", "initrd", "append", "memory", "console", "cpus",
 					    "engine", "device", "control", "help", NULL};
 	int answer, ret = 0;
 
@@ -94,6 +97,9 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 			break;
 		case 'm':
 			ret = parse_memory(optarg, o);
+			break;
+		case 'o':
+			o->console = optarg;
 			break;
 		case 'c':
 			ret = parse_cpus(optarg, &o->cpus);
@@ -189,7 +195,7 @@ static int run(struct machine_options *o, const char *control)
 
 int cmd_run(int argc, char **argv)
 {
-	struct machine_options o = {.engine = "auto", .memory = 512ULL << 20, .cpus = 1};
+	struct machine_options o = {.engine = "auto", .console = "stdio", .memory = 512ULL << 20, .cpus = 1};
 	const char **devices = calloc((size_t)argc, sizeof(*devices)), *control = NULL;
 	int ret;
 

@@ -71,6 +71,7 @@ struct machine_device {
 
 /**
  * struct machine - all of it
+ * @keys:  the console is where a person types, who can have Ctrl-A
  * @ended: readable once the guest has ended, when that is not the child's end; else -1
  * @priv:  the engine's own, from start() to finish()
  */
@@ -80,6 +81,7 @@ struct machine {
 	struct sl_loop *control;
 	struct machine_device *devices;
 	struct child child;
+	bool keys;
 	int ended;
 	void *priv;
 };

@@ -237,7 +237,7 @@ static int build(struct kvm *k, int console, struct sl_err *err)
 		ret = cpus_new(&k->cpus, &k->vm, &k->board, m->options->cpus, &entry, err);
 	if (ret)
 		return ret;
-	ret = serial_start(&k->serial, m->control, &k->board.uart, console, &serial_ops, k);
+	ret = serial_start(&k->serial, m->control, &k->board.uart, console, m->keys, &serial_ops, k);
 	return ret ? sl_err_set(err, -ret, "console: %s", strerror(-ret)) : 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* kvm_serial.c - between the console's socket and a serial port
  *
- * Ctrl-A is the escape key: Ctrl-A x ends the run, Ctrl-A p presses the
+ * Where a person types, Ctrl-A is the escape key: Ctrl-A x ends the run, Ctrl-A p presses the
  * guest's power button, Ctrl-A twice sends one to the guest.
  */
 #include "machine/kvm_serial.h"
@@ -19,7 +19,7 @@ static void filter(struct serial *s, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		char c = s->in[i];
 
-		if (!s->escape && c == ESCAPE) {
+		if (s->keys && !s->escape && c == ESCAPE) {
 			s->escape = true;
 			continue;
 		}
@@ -96,12 +96,12 @@ static void on_writable(void *arg, uint32_t events)
 	send_out(arg);
 }
 
-int serial_start(struct serial *s, struct sl_loop *loop, struct uart16550 *uart, int fd, const struct serial_ops *ops,
-		 void *arg)
+int serial_start(struct serial *s, struct sl_loop *loop, struct uart16550 *uart, int fd, bool keys,
+		 const struct serial_ops *ops, void *arg)
 {
 	int ret;
 
-	*s = (struct serial){.loop = loop, .uart = uart, .ops = ops, .arg = arg};
+	*s = (struct serial){.loop = loop, .uart = uart, .ops = ops, .arg = arg, .keys = keys};
 	s->readable = (struct sl_watch){.fn = on_readable, .arg = s};
 	s->writable = (struct sl_watch){.fn = on_writable, .arg = s};
 	s->send = (struct sl_task){.fn = send_out, .arg = s};

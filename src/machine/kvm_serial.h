@@ -23,7 +23,8 @@ struct serial_ops {
  * @readable: on @fd, only while the port has room
  * @writable: on a duplicate of @fd, only while it is full
  * @send, @receive: serial_output() and serial_room() come from any thread
- * @escape:   the last byte was a Ctrl-A
+ * @keys:     Ctrl-A is for us
+ * @escape:   the last byte was one
  * @in:       typed and not yet taken by the port, @in_start to @in_end
  * @out:      sent and not yet written, the same
  */
@@ -35,14 +36,14 @@ struct serial {
 	int fd, out_fd;
 	struct sl_watch readable, writable;
 	struct sl_task send, receive;
-	bool escape, closed;
+	bool keys, escape, closed;
 	size_t in_start, in_end, out_start, out_end;
 	char in[256], out[4096];
 };
 
-/** serial_start() - @fd stays the caller's; 0 or -errno */
-int serial_start(struct serial *s, struct sl_loop *loop, struct uart16550 *uart, int fd, const struct serial_ops *ops,
-		 void *arg);
+/** serial_start() - @fd stays the caller's; @keys: there is somebody who types; 0 or -errno */
+int serial_start(struct serial *s, struct sl_loop *loop, struct uart16550 *uart, int fd, bool keys,
+		 const struct serial_ops *ops, void *arg);
 /** serial_output(), serial_room() - the port's callbacks of these names; any thread */
 void serial_output(struct serial *s);
 void serial_room(struct serial *s);

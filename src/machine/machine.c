@@ -31,6 +31,7 @@ static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engin
 
 /**
  * struct run - a machine that runs
+ * @place:    the console's other end, which @console takes
  * @signals:  SIGINT, SIGTERM, SIGHUP as a descriptor
  * @signal:   the one that came first, 0: none
  * @ended:    the guest is gone
@@ -40,6 +41,7 @@ static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engin
 struct run {
 	struct machine m; /* first */
 	struct console console;
+	struct character *place;
 	struct sl_watch signal_watch, child_watch;
 	int signals, signal;
 	sigset_t old_mask;
@@ -348,7 +350,7 @@ static int run_guest(struct run *r, int console)
 
 	r->signal_watch = (struct sl_watch){.fn = on_signal, .arg = r};
 	r->child_watch = (struct sl_watch){.fn = on_child, .arg = r};
-	ret = console_start(&r->console, m->control, console);
+	ret = console_start(&r->console, m->control, r->place, console);
 	if (!ret) {
 		sl_watch_add(m->control, &r->signal_watch, r->signals, EPOLLIN);
 		sl_watch_add(m->control, &r->child_watch, m->ended >= 0 ? m->ended : m->child.pidfd, EPOLLIN);
@@ -371,14 +373,31 @@ static int run_guest(struct run *r, int console)
 	return why ? 1 : 0;
 }
 
+/* Where the console's bytes come from and go to. */
+static int open_place(struct run *r, struct sl_err *err)
+{
+	struct machine *m = &r->m;
+
+	errno = 0;
+	r->place = character_open("--console", m->options->console, m->control, err);
+	if (!r->place)
+		return errno ? -errno : -EIO;
+	m->keys = character_is_keyboard(r->place);
+	return 0;
+}
+
 /* The devices are open: run the guest. */
 static int boot(struct run *r, struct sl_err *err)
 {
 	struct machine *m = &r->m;
-	int console[2], ret;
+	int console[2], ret = open_place(r, err);
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console))
+	if (ret)
+		return ret;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console)) {
+		character_close(r->place);
 		return sl_err_set(err, errno, "console: %s", strerror(errno));
+	}
 	if (r->choice[0])
 		sl_log(SL_LOG_INFO, "run: %s", r->choice);
 	ret = m->engine->start(m, console[1], err);
@@ -386,6 +405,8 @@ static int boot(struct run *r, struct sl_err *err)
 	if (!ret)
 		ret = run_guest(r, console[0]);
 	else
+		character_close(r->place);
+	if (ret < 0)
 		close(console[0]);
 	r->ended = true;
 	m->engine->finish(m);

@@ -14,6 +14,7 @@
  * @kernel:      what the engine boots
  * @initrd:      NULL: none
  * @append:      more words for the kernel's command line; NULL: none
+ * @console:     where the guest's console is, see character_open()
  * @memory:      bytes, a multiple of 1 MiB
  * @hugepages:   in pages of 2 MiB from the kernel's pool
  * @cpus:        1 to MACHINE_MAX_CPUS
@@ -22,7 +23,7 @@
  * @num_devices: entries of @devices
  */
 struct machine_options {
-	const char *engine, *kernel, *initrd, *append;
+	const char *engine, *kernel, *initrd, *append, *console;
 	uint64_t memory;
 	bool hugepages;
 	unsigned int cpus;

@@ -4,6 +4,7 @@
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -161,6 +162,46 @@ def terminal_is_restored(lab):
     os.close(side)
 
 
+def consoles(lab):
+    """The serial port on a pty, a socket and a file; Ctrl-A is the guest's there, and peers may come and go."""
+    path = program(lab, text("up\n") + ECHO)
+
+    def on(place):
+        guest = lab.start(SLUICE, "run", "--engine", "kvm", "--kernel", path, "--console", place)
+        return guest, guest.expect("--console .*", 20)[0] if place[:4] in ("pty", "unix") else ""
+
+    def echoes(send, receive):
+        """What is sent must come back; what the guest said before that may come first."""
+        send(b"abc\x01x\n")
+        seen = b""
+        while b"abc\x01x\n" not in seen:
+            seen += receive(100)
+
+    guest, line = on("pty")
+    for _ in range(2):
+        side = os.open(line.split()[-1], os.O_RDWR | os.O_NOCTTY)
+        echoes(lambda data, fd=side: os.write(fd, data), lambda size, fd=side: os.read(fd, size))
+        os.close(side)
+    guest.signal(signal.SIGTERM)
+    ends(guest, 1, "told to end")
+    guest, line = on("unix:" + lab.path("sock"))
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(20)
+            peer.connect(lab.path("sock"))
+            echoes(peer.sendall, peer.recv)
+    guest.signal(signal.SIGTERM)
+    ends(guest, 1, "told to end")
+    check(not os.path.exists(lab.path("sock")), "the socket is still there")
+    guest, line = on("file:" + lab.path("log"))
+    until = time.monotonic() + 20
+    while not os.path.exists(lab.path("log")) or not os.path.getsize(lab.path("log")):
+        check(time.monotonic() < until, "nothing is in the file")
+        time.sleep(0.01)
+    guest.signal(signal.SIGTERM)
+    ends(guest, 1, "told to end")
+
+
 def devices(lab):
     """Registers of a device on each bus, and of nobody: the magic of virtio-mmio, the ids of virtio-pci."""
     out = struct.pack("<BBH", 0x66, 0xba, COM1) + b"\xee\xc1\xe8\x08\xee\xc1\xe8\x08\xee\xc1\xe8\x08\xee"  # eax, 4 bytes
@@ -273,6 +314,7 @@ def refuses(lab):
             "is no socket": ("--device", "blk,socket=" + lab.path("good")),
             "the source belongs to the process": ("--device", "blk,null:1M,socket=" + lab.path("good")),
             "tag=NAME is needed": ("--device", "fs,socket=" + lab.path("sock")),
+            "--console serial: wants stdio, pty": ("--console", "serial"),
             "transport": ("--device", "blk,null:1M,transport=isa")}.items():
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", lab.path("good"), *options],
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
@@ -316,4 +358,4 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, devices, bare_program, hugepages, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
+          power_button, terminal_is_restored, consoles, devices, bare_program, hugepages, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
