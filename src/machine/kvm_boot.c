@@ -176,6 +176,30 @@ static int put_initrd(const char *path, const struct sl_mem *mem, uint64_t low, 
 
 /* ---- bzImage ---- */
 
+/* What people take for a kernel of this machine; @head has HEADER_AT bytes and more. */
+static const char *other_kind(const unsigned char *head)
+{
+	static const struct {
+		unsigned int at, len;
+		const char *magic, *is;
+	} kinds[] = {
+		{0, 2, "\x1f\x8b", "is compressed (gzip); unpack it, or take the bzImage, which unpacks itself"},
+		{0, 6, "\xfd" "7zXZ\0", "is compressed (xz); unpack it, or take the bzImage, which unpacks itself"},
+		{0, 4, "\x28\xb5\x2f\xfd", "is compressed (zstd); unpack it, or take the bzImage, which unpacks itself"},
+		{0, 4, "\x02\x21\x4c\x18", "is compressed (lz4); unpack it, or take the bzImage, which unpacks itself"},
+		{0, 3, "BZh", "is compressed (bzip2); unpack it, or take the bzImage, which unpacks itself"},
+		{0x38, 4, "ARM\x64", "is a Linux kernel for ARM, and this machine is x86-64"},
+		{0x38, 4, "RSC\x05", "is a Linux kernel for RISC-V, and this machine is x86-64"},
+		{0, 4, "\x27\x05\x19\x56", "is a kernel packed for U-Boot (uImage); engine kvm wants a bzImage"},
+		{0, 6, "070701", "is a cpio archive, which is for --initrd"},
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (!memcmp(head + kinds[i].at, kinds[i].magic, kinds[i].len))
+			return kinds[i].is;
+	return "is no Linux kernel (bzImage), and no ELF program with a PVH entry";
+}
+
 static int read_header(const struct file *f, struct setup_header *h, struct sl_err *err)
 {
 	unsigned char head[HEADER_AT + sizeof(*h)];
@@ -192,7 +216,7 @@ static int read_header(const struct file *f, struct setup_header *h, struct sl_e
 	memset(h, 0, sizeof(*h));
 	memcpy(h, head + HEADER_AT, len < sizeof(*h) ? len : sizeof(*h));
 	if (h->boot_flag != BOOT_FLAG || memcmp(&h->header, "HdrS", 4))
-		return bad(f, err, "is no Linux kernel (bzImage), and no ELF program with a PVH entry");
+		return bad(f, err, other_kind(head));
 	if (h->version < MIN_PROTOCOL || !(h->xloadflags & XLF_KERNEL_64))
 		return bad(f, err, "is a bzImage without a 64-bit entry; engine kvm wants an x86-64 kernel of Linux 3.8 or later");
 	if (!(h->loadflags & LOADED_HIGH))
@@ -333,26 +357,43 @@ static int load_segment(const struct file *f, const Elf64_Phdr *ph, const struct
 	return file_load(f, ph->p_offset, mem, ph->p_paddr, ph->p_filesz, err);
 }
 
+static int read_segment(const struct file *f, const Elf64_Ehdr *eh, unsigned int i, Elf64_Phdr *ph, struct sl_err *err)
+{
+	return file_read(f, eh->e_phoff + i * sizeof(*ph), ph, sizeof(*ph), err);
+}
+
+/* The PVH entry of a program; that it has one is what makes it a kernel. */
+static int find_pvh(const struct file *f, Elf64_Ehdr *eh, uint64_t *entry, struct sl_err *err)
+{
+	Elf64_Phdr ph;
+	bool found = false;
+	int ret = read_elf(f, eh, err);
+
+	for (unsigned int i = 0; !ret && !found && i < eh->e_phnum; i++) {
+		ret = read_segment(f, eh, i, &ph, err);
+		if (!ret && ph.p_type == PT_NOTE)
+			ret = read_entry(f, &ph, entry, &found, err);
+	}
+	if (!ret && !found)
+		ret = bad(f, err, "is an ELF program without a PVH entry (a note 18 of Xen); for Linux, "
+			  "that is a kernel without CONFIG_PVH");
+	return ret;
+}
+
 /* All segments; gives the PVH entry and where the program ends. */
 static int load_segments(const struct file *f, const struct sl_mem *mem, uint64_t *entry, uint64_t *end,
 			 struct sl_err *err)
 {
 	Elf64_Phdr ph;
 	Elf64_Ehdr eh;
-	bool found = false;
-	int ret = read_elf(f, &eh, err);
+	int ret = find_pvh(f, &eh, entry, err);
 
 	*end = LAYOUT_HIGH_RAM;
 	for (unsigned int i = 0; !ret && i < eh.e_phnum; i++) {
-		ret = file_read(f, eh.e_phoff + i * sizeof(ph), &ph, sizeof(ph), err);
-		if (!ret && ph.p_type == PT_NOTE && !found)
-			ret = read_entry(f, &ph, entry, &found, err);
-		else if (!ret && ph.p_type == PT_LOAD)
+		ret = read_segment(f, &eh, i, &ph, err);
+		if (!ret && ph.p_type == PT_LOAD)
 			ret = load_segment(f, &ph, mem, end, err);
 	}
-	if (!ret && !found)
-		ret = bad(f, err, "is an ELF program without a PVH entry (a note 18 of Xen); for Linux, "
-			  "that is a kernel without CONFIG_PVH");
 	if (!ret && (*entry < LAYOUT_HIGH_RAM || *entry >= *end))
 		ret = bad(f, err, "has its PVH entry outside of itself");
 	return ret;
@@ -409,13 +450,14 @@ int boot_check(const char *path, struct sl_err *err)
 {
 	struct setup_header h;
 	Elf64_Ehdr eh;
+	uint64_t entry;
 	struct file f;
 	bool elf;
 	int ret = open_kernel(&f, path, &elf, err);
 
 	if (ret)
 		return ret;
-	ret = elf ? read_elf(&f, &eh, err) : read_header(&f, &h, err);
+	ret = elf ? find_pvh(&f, &eh, &entry, err) : read_header(&f, &h, err);
 	close(f.fd);
 	return ret;
 }

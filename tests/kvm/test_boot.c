@@ -197,6 +197,37 @@ static void bzimage_broken(void)
 	done(64 * MIB);
 }
 
+/* Files that people take for a kernel of this machine. */
+static void other_files(void)
+{
+	static const struct {
+		const char *why;
+		unsigned int at, len;
+		const char *magic;
+	} files[] = {
+		{"is no Linux kernel", 0, 0, ""},
+		{"is compressed (gzip)", 0, 3, "\x1f\x8b\x08"},
+		{"is compressed (xz)", 0, 6, "\xfd" "7zXZ\0"},
+		{"is compressed (zstd)", 0, 4, "\x28\xb5\x2f\xfd"},
+		{"is compressed (lz4)", 0, 4, "\x02\x21\x4c\x18"},
+		{"is compressed (bzip2)", 0, 4, "BZh9"},
+		{"is a Linux kernel for ARM", 0x38, 4, "ARM\x64"},
+		{"is a Linux kernel for RISC-V", 0x38, 4, "RSC\x05"},
+		{"packed for U-Boot", 0, 4, "\x27\x05\x19\x56"},
+		{"which is for --initrd", 0, 6, "070701"},
+	};
+
+	fresh(16 * MIB);
+	refused("is too small"); /* empty */
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		memset(g.file, 0, sizeof(g.file));
+		g.size = 8192;
+		memcpy(g.file + files[i].at, files[i].magic, files[i].len);
+		refused(files[i].why);
+	}
+	done(16 * MIB);
+}
+
 struct pvh {
 	Elf64_Ehdr eh;
 	Elf64_Phdr ph[2];
@@ -546,7 +577,7 @@ static void cpuid_full(void)
 
 static const struct t_case cases[] = {
 	{"bzimage-good", bzimage_good}, {"bzimage-initrd", bzimage_initrd}, {"bzimage-broken", bzimage_broken},
-	{"pvh-good", pvh_good}, {"pvh-broken", pvh_broken}, {"random-files", random_files},
+	{"other-files", other_files}, {"pvh-good", pvh_good}, {"pvh-broken", pvh_broken}, {"random-files", random_files},
 	{"a48-memory-map", memory_map}, {"acpi-tables", acpi_tables}, {"acpi-no-room", acpi_no_room},
 	{"cpuid-leaks-nothing", cpuid_leaks_nothing}, {"cpuid-topology", cpuid_topology}, {"cpuid-full", cpuid_full},
 };
