@@ -405,14 +405,14 @@ static void give_up(void *arg)
 	q->leaving = q->has_region && !q->logged && !q->forgotten;
 	q->device->ops->abandon(q);
 	if (waiting != q->in_flight)
-		sl_log(SL_LOG_WARN, "%s: queue %u: stop: %u requests have no answer after %u s: %s", q->device->name,
-		       q->index, waiting - q->in_flight, seconds,
-		       q->leaving ? "left in the inflight region, for the next start" : "given up");
+		sl_log(SL_LOG_WARN, "%s: queue %u: stop: requests without an answer after %u s: %u, %s", q->device->name,
+		       q->index, seconds, waiting - q->in_flight,
+		       q->leaving ? "left in the inflight region for the next start" : "given up");
 	q->leaving = false;
 	if (!q->in_flight)
 		return;
-	sl_log(SL_LOG_WARN, "%s: queue %u: stop: %u requests cannot be taken back: waiting for them", q->device->name,
-	       q->index, q->in_flight);
+	sl_log(SL_LOG_WARN, "%s: queue %u: stop: requests that cannot be taken back: %u: waiting for them",
+	       q->device->name, q->index, q->in_flight);
 	set_give_up(q);
 }
 

@@ -73,6 +73,35 @@ static const struct sl_device_ops echo_ops = {
 	.reset = reset,
 };
 
+/* Given up: done, but not what was asked for. */
+static void abandon(struct sl_queue *q)
+{
+	struct bed *b = sl_device_priv(sl_queue_device(q));
+	struct sl_req **p = &b->held;
+
+	for (unsigned int i = 0; *p && i < b->keeps; i++)
+		p = &(*p)->next;
+	while (*p) {
+		struct sl_req *r = *p;
+
+		if (r->queue != q) {
+			p = &r->next;
+			continue;
+		}
+		*p = r->next;
+		sl_req_done(r, 0);
+	}
+}
+
+static const struct sl_device_ops limited_ops = {
+	.type = "echo",
+	.id = 42,
+	.request = request,
+	.abandon = abandon,
+	.config_written = config_written,
+	.reset = reset,
+};
+
 static void release(void *arg)
 {
 	struct bed *b = arg;
@@ -156,13 +185,13 @@ void bed_unserve(struct bed *b)
 	b->server = NULL;
 }
 
-void bed_open(struct bed *b, bool threaded)
+static void open_bed(struct bed *b, bool threaded, const struct sl_device_ops *ops, unsigned int timeout_ms)
 {
 	static const struct sl_config_range writable[] = {{4, 2}, {0}};
 	static const uint8_t config[BED_CONFIG_LEN] = "0123456789abcdef";
 	static unsigned int serial;
 	struct sl_device_config cfg = {
-		.ops = &echo_ops,
+		.ops = ops,
 		.priv = b,
 		.name = "echo",
 		.offered = {.w = {FE_RING_FEATURES | 1ULL << SL_F_RING_PACKED | 1ULL << SL_F_IN_ORDER}},
@@ -171,6 +200,7 @@ void bed_open(struct bed *b, bool threaded)
 		.config = config,
 		.config_len = BED_CONFIG_LEN,
 		.writable = writable,
+		.stop_timeout_ms = timeout_ms,
 	};
 	struct sl_err err = {0};
 
@@ -189,6 +219,16 @@ void bed_open(struct bed *b, bool threaded)
 		die(err.text);
 	snprintf(b->path, sizeof(b->path), "/tmp/vhost-test-%d-%u.sock", getpid(), serial++);
 	bed_serve(b);
+}
+
+void bed_open(struct bed *b, bool threaded)
+{
+	open_bed(b, threaded, &echo_ops, 0);
+}
+
+void bed_open_limited(struct bed *b, bool threaded, unsigned int timeout_ms)
+{
+	open_bed(b, threaded, &limited_ops, timeout_ms);
 }
 
 void bed_close(struct bed *b)

@@ -26,6 +26,7 @@
  * struct bed - the back-end
  * @hold:   keep requests instead of finishing them
  * @held:   ... here
+ * @keeps:  so many of those cannot be given up
  * @served: requests seen
  * @gone:   front-ends that went away
  */
@@ -38,6 +39,7 @@ struct bed {
 	char path[64];
 	atomic_bool hold;
 	bool stopped;
+	unsigned int keeps;
 	struct sl_req *held;
 	atomic_uint served, gone;
 	unsigned int config_writes, resets;
@@ -45,6 +47,8 @@ struct bed {
 
 /** bed_open() - a server listening on a path of its own; @threaded: queues on another thread */
 void bed_open(struct bed *b, bool threaded);
+/** bed_open_limited() - one whose device gives up what it holds when a stop has waited @timeout_ms */
+void bed_open_limited(struct bed *b, bool threaded, unsigned int timeout_ms);
 /** bed_serve() - (again) a server on @b->path, for tests that ended the first one */
 void bed_serve(struct bed *b);
 void bed_unserve(struct bed *b);
