@@ -319,7 +319,71 @@ static void too_many_queues(void)
 	bed_close(&b);
 }
 
+/* ---- somebody else's back-end, which has no inflight region ---- */
+
+static void storage_daemon(struct bed *b)
+{
+	char file[200], export[300];
+
+	snprintf(file, sizeof(file), "driver=file,node-name=f,filename=%s", b->image);
+	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,addr.type=unix,addr.path=%s,node-name=f,writable=on",
+		 b->socket);
+	b->daemon = fork();
+	if (b->daemon)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", file, "--export", export, (char *)NULL);
+	_exit(127);
+}
+
+static void foreign_on(enum board_kind kind)
+{
+	uint8_t status;
+	struct bed b;
+
+	bed_paths(&b);
+	storage_daemon(&b);
+	bed_device(&b, &bed_type, false);
+	bed_board(&b, kind);
+	for (unsigned int life = 0; life < 2; life++) {
+		bed_driver(&b);
+		CHECK(b.blk.info.capacity == (uint64_t)BLOCKS * BLOCK);
+		memset(b.generation, 0, sizeof(b.generation));
+		for (unsigned int i = 0; i < 5; i++) {
+			offer_all(&b);
+			drain(&b);
+		}
+		/* with nothing in flight it goes on */
+		daemon_end(&b, SIGKILL);
+		storage_daemon(&b);
+		offer_all(&b);
+		drain(&b);
+		read_back(&b);
+	}
+	/* with requests in flight nobody knows which: the driver is told, and starts afresh */
+	offer_all(&b);
+	daemon_end(&b, SIGKILL);
+	storage_daemon(&b);
+	UNTIL(&b, (status = (uint8_t)b.link->ops->status_get(b.link, NULL)) & SL_STATUS_NEEDS_RESET || !vblk_outstanding(&b.q) ||
+		  (turn(&b, false), false));
+	bed_driver(&b);
+	memset(b.generation, 0, sizeof(b.generation));
+	offer_all(&b);
+	drain(&b);
+	read_back(&b);
+	bed_close(&b);
+}
+
+static void foreign_backend(void)
+{
+	if (system("qemu-storage-daemon --version >/dev/null 2>&1"))
+		SKIP("qemu-storage-daemon is not installed");
+	foreign_on(BOARD_PCI_FD);
+	foreign_on(BOARD_MMIO);
+}
+
 static const struct t_case cases[] = {
+	{"foreign_backend", foreign_backend},
 	{"works_everywhere", works_everywhere},
 	{"killed_under_load", killed_under_load},
 	{"offered_while_away", offered_while_away},
