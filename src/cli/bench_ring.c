@@ -51,7 +51,11 @@ static void relax(unsigned int *idle)
 {
 	if (++*idle % 4096 == 0)
 		sched_yield();
+#if defined(__x86_64__)
 	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
 }
 
 static void *device(void *arg)
