@@ -97,10 +97,12 @@ class Bench:
                  f"addr.path={path},writable=on,num-queues=1"]
         return Backend("qemu-storage-daemon", args, path, self.back)
 
-    def load(self, backend, *options, seconds=None, during=None):
-        """One run; `during` is called in the middle of it."""
-        args = [self.o.sluice, "bench", "blk", "--socket-path", backend.socket, "--json", "--cpu", str(self.front),
+    def load(self, backend, *options, seconds=None, during=None, bound=True):
+        """One run; `during` is called in the middle of it. @bound: to the front-end's processor."""
+        args = [self.o.sluice, "bench", "blk", "--socket-path", backend.socket, "--json",
                 "--pid", str(backend.process.pid), "--seconds", str(seconds or self.o.seconds), *options]
+        if bound:
+            args += ["--cpu", str(self.front)]
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             if during:
                 time.sleep((seconds or self.o.seconds) / 2)
