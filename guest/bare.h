@@ -10,7 +10,8 @@
 /** struct start_info - what a PVH loader hands over (Xen's hvm_start_info); addresses are physical */
 struct start_info {
 	uint32_t magic, version, flags, num_modules;
-	uint64_t modules, command_line, rsdp;
+	uint64_t modules, command_line, rsdp, memory_map;
+	uint32_t memory_map_entries, reserved;
 };
 #define START_INFO_MAGIC 0x336ec578
 
@@ -19,6 +20,11 @@ enum { EXIT_GOOD = 0x10, EXIT_BAD = 0x11 }; /* by isa-debug-exit the process end
 static inline void out8(uint16_t port, uint8_t value)
 {
 	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline void out16(uint16_t port, uint16_t value)
+{
+	__asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port));
 }
 
 static inline void out32(uint16_t port, uint32_t value)
@@ -54,10 +60,20 @@ static inline uint64_t cycles(void)
 void put(const char *text);
 void put_number(uint64_t n);
 void put_hex(uint64_t n);
-/** leave() - end the program: isa-debug-exit, else a reset by the keyboard controller, else halt */
+/**
+ * leave() - end the program
+ *
+ * By isa-debug-exit where there is one. Else, as under our own engine, EXIT_GOOD switches the machine off and
+ * anything else resets it.
+ */
 _Noreturn void leave(uint32_t code);
-/** map_high() - one to one above 4 GiB, up to 512 GiB, where the processor has pages of 1 GiB */
-void map_high(void);
+/** map_high() - one to one above 4 GiB, up to what it answers: 512 GiB where the processor has pages of 1 GiB, else 8 */
+uint64_t map_high(void);
+
+/** inspect_cpuid() - print all leaves */
+bool inspect_cpuid(void);
+/** inspect_memory() - write and read back some of all memory from 1 MiB to @end; false when it is not what was written */
+bool inspect_memory(const struct start_info *si, uint64_t end);
 
 #define VECTOR_QUEUE 0x41
 #define VECTOR_CONFIG 0x40

@@ -17,6 +17,8 @@ enum {
 	PORT_KEYBOARD = 0x64,
 	KEYBOARD_RESET = 0xfe,
 	PORT_DEBUG_EXIT = 0xf4,
+	PORT_ACPI_CONTROL = 0x604, /* of our engine; its S5 has the number 0 */
+	ACPI_SLEEP = 0x2000,
 };
 
 /* ---- what compilers expect of every C environment ---- */
@@ -72,6 +74,8 @@ void put_hex(uint64_t n)
 void leave(uint32_t code)
 {
 	out32(PORT_DEBUG_EXIT, code);
+	if (code == EXIT_GOOD)
+		out16(PORT_ACPI_CONTROL, ACPI_SLEEP);
 	out8(PORT_KEYBOARD, KEYBOARD_RESET);
 	for (;;)
 		__asm__ volatile("cli; hlt");
@@ -85,13 +89,25 @@ void leave(uint32_t code)
 
 extern uint64_t pdpt[512];
 
-void map_high(void)
+#define PAGE_PRESENT_WRITE 3
+#define GIANT_SHIFT 30
+#define LARGE_SHIFT 21
+
+uint64_t map_high(void)
 {
+	static uint64_t tables[4][512] __attribute__((aligned(4096)));
 	uint32_t a = CPUID_EXTENDED, b, c, d;
+	uint64_t i = 4;
 
 	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
-	for (uint64_t i = 4; d & CPUID_GIANT_PAGES && i < 512; i++)
-		pdpt[i] = i << 30 | PAGE_PRESENT_WRITE_LARGE;
+	for (; d & CPUID_GIANT_PAGES && i < 512; i++)
+		pdpt[i] = i << GIANT_SHIFT | PAGE_PRESENT_WRITE_LARGE;
+	for (; i < 8; i++) {
+		for (uint64_t k = 0; k < 512; k++)
+			tables[i - 4][k] = i << GIANT_SHIFT | k << LARGE_SHIFT | PAGE_PRESENT_WRITE_LARGE;
+		pdpt[i] = (uint64_t)(uintptr_t)tables[i - 4] | PAGE_PRESENT_WRITE;
+	}
+	return i << GIANT_SHIFT;
 }
 
 /* ---- interrupts ---- */

@@ -13,6 +13,11 @@
  *	virtio_mmio.device=SIZE@BASE:IRQ	where a virtio-mmio device is, as Linux takes it; else QEMU's microvm's places
  *	irq=N		the line, where only that is missing
  *
+ * or instead of all that
+ *
+ *	cpuid		print the processor's CPUID
+ *	memory		write and read back some of all memory
+ *
  * The last line begins with "bare: ok" or "bare: FAILED".
  */
 #include "bare.h"
@@ -417,20 +422,41 @@ static void report(const struct run *r, bool good, uint64_t spent)
 	put(" cycles a request\n");
 }
 
+/* What needs no device; the other end of the program's life. */
+static void inspect(const struct start_info *si, const char *s, uint64_t end)
+{
+	bool cpuid = false, memory = false, good = true;
+
+	for (; *s; s++) {
+		cpuid |= is(s, "cpuid");
+		memory |= is(s, "memory");
+	}
+	if (!cpuid && !memory)
+		return;
+	if (cpuid)
+		good = inspect_cpuid();
+	if (memory)
+		good &= inspect_memory(si, end);
+	put(good ? "bare: ok\n" : "bare: FAILED\n");
+	leave(good ? EXIT_GOOD : EXIT_BAD);
+}
+
 void bare_main(const struct start_info *si);
 
 void bare_main(const struct start_info *si)
 {
+	const char *words = si->command_line ? (const char *)(uintptr_t)si->command_line : "";
 	static struct run r;
 	static struct sl_err err;
 	struct sl_link *l;
-	uint64_t start;
+	uint64_t start, mapped;
 	bool good;
 
 	if (si->magic != START_INFO_MAGIC)
 		leave(EXIT_BAD);
-	map_high();
-	parse(&r.t, si->command_line ? (const char *)(uintptr_t)si->command_line : "");
+	mapped = map_high();
+	inspect(si, words, mapped);
+	parse(&r.t, words);
 	l = r.t.mmio ? find_mmio(&r.t, &err) : find_pci(&r.t, &err);
 	if (!l || !set_up(&r, l, &err)) {
 		put("bare: FAILED: ");
