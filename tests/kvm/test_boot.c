@@ -478,6 +478,50 @@ static void acpi_tables(void)
 	CHECK_EQ(count_text(dsdt, "_S5_"), 1);
 }
 
+static void save(const char *dir, const char *name, const uint8_t *table)
+{
+	char path[100];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.dat", dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	REQUIRE(fd >= 0 && write(fd, table, number(table + 4, 4)) == (ssize_t)number(table + 4, 4));
+	close(fd);
+}
+
+/* ACPI's own compiler reads each table, and compiles what it read without an error or a warning. */
+static void acpi_compiler(void)
+{
+	static const char script[] =
+		"cd %s && for t in *.dat; do iasl -d $t >log 2>&1 || { cat log; exit 1; }; "
+		"! grep -iE 'error|warning|invalid|incorrect|unknown' log || { cat log; exit 1; }; "
+		"iasl -p again ${t%%.dat}.dsl >log 2>&1; "
+		"grep -q '^Compilation successful. 0 Errors, 0 Warnings' log || { cat log; exit 1; }; "
+		"done";
+	struct acpi_mmio mmio[13];
+	const struct acpi_config cfg = {.cpus = 16, .mmio = mmio, .num_mmio = 13};
+	char dir[] = "/tmp/sluice-acpi-XXXXXX", command[600];
+	const uint8_t *xsdt, *fadt;
+
+	if (system("command -v iasl >/dev/null 2>&1"))
+		SKIP("iasl is not installed (package acpica-tools)");
+	for (unsigned int i = 0; i < 13; i++)
+		mmio[i] = (struct acpi_mmio){0xfeb00000 + i * 4096, 4096, i, i & 1};
+	CHECK(acpi_build(&cfg, LAYOUT_ACPI, tables, sizeof(tables)) > 1000);
+	REQUIRE(mkdtemp(dir));
+	xsdt = table_at(number(tables + 24, 8), "XSDT");
+	fadt = table_at(number(xsdt + 36, 8), "FACP");
+	save(dir, "xsdt", xsdt);
+	save(dir, "fadt", fadt);
+	save(dir, "madt", table_at(number(xsdt + 44, 8), "APIC"));
+	save(dir, "mcfg", table_at(number(xsdt + 52, 8), "MCFG"));
+	save(dir, "dsdt", table_at(number(fadt + 140, 8), "DSDT"));
+	snprintf(command, sizeof(command), script, dir);
+	CHECK_EQ(system(command), 0);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	CHECK_EQ(system(command), 0);
+}
+
 static void acpi_no_room(void)
 {
 	static const struct acpi_config cfg = {.cpus = 16};
@@ -579,6 +623,7 @@ static const struct t_case cases[] = {
 	{"bzimage-good", bzimage_good}, {"bzimage-initrd", bzimage_initrd}, {"bzimage-broken", bzimage_broken},
 	{"other-files", other_files}, {"pvh-good", pvh_good}, {"pvh-broken", pvh_broken}, {"random-files", random_files},
 	{"a48-memory-map", memory_map}, {"acpi-tables", acpi_tables}, {"acpi-no-room", acpi_no_room},
+	{"acpi-compiler", acpi_compiler},
 	{"cpuid-leaks-nothing", cpuid_leaks_nothing}, {"cpuid-topology", cpuid_topology}, {"cpuid-full", cpuid_full},
 };
 T_MAIN(cases)
