@@ -165,7 +165,6 @@ static struct rbd_lane *lane_new(struct sl_loop *loop)
 	for (unsigned int i = MAX_OPS; i--;) {
 		struct rbd_op *op = &l->ops[i];
 
-		op->lane = l;
 		op->bounce = l->bounces + (size_t)i * READ_PIECE;
 		op->next = l->free;
 		l->free = op;
@@ -177,14 +176,14 @@ static struct rbd_lane *lane_new(struct sl_loop *loop)
 static void op_answered(rbd_completion_t completion, void *arg)
 {
 	struct rbd_op *op = arg, *head;
-	struct rbd_lane *l = op->lane;
+	struct rbd_lane *l = __atomic_load_n(&op->lane, __ATOMIC_ACQUIRE); /* pairs with issue() */
 
 	op->result = ceph.rbd_aio_get_return_value(completion);
 	ceph.rbd_aio_release(completion);
 	head = __atomic_load_n(&l->answered, __ATOMIC_RELAXED);
 	do
 		op->next = head;
-	while (!__atomic_compare_exchange_n(&l->answered, &head, op, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+	while (!__atomic_compare_exchange_n(&l->answered, &head, op, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED)); /* answers() */
 	/* From here on @op is the loop's. The lock keeps the loop from going away in between. */
 	if (!head) {
 		pthread_mutex_lock(&l->lock);
@@ -303,6 +302,8 @@ static int issue(struct rbd_channel *ch, struct block_req *req)
 	op->req = req;
 	op->at = j->given;
 	__atomic_add_fetch(&l->refs, 1, __ATOMIC_RELAXED);
+	/* librbd orders what was before with op_answered(); ThreadSanitizer is not shown how, so this says it again. */
+	__atomic_store_n(&op->lane, l, __ATOMIC_RELEASE);
 	ret = start(ch, req, op, done);
 	if (ret < 0) {
 		ceph.rbd_aio_release(done);
