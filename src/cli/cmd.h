@@ -20,6 +20,10 @@ int cmd_control(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_devices(int argc, char **argv);
 
+/** cmd_backend() - the program by its other name */
+#define BACKEND_NAME "vhost-user-blk"
+int cmd_backend(int argc, char **argv);
+
 /** cmd_fail() - print "sluice: CMD: TEXT" and give the exit status that belongs to @ret (-errno) */
 int cmd_fail(const char *cmd, const struct sl_err *err, int ret);
 /** cmd_usage() - print "sluice: CMD: ..." for a wrong command line and return EXIT_USAGE */

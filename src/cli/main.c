@@ -77,6 +77,8 @@ static int run_command(int argc, char **argv)
 		printf("sluice %s\n", SLUICE_VERSION);
 		return 0;
 	}
+	if (!strcmp(argv[1], BACKEND_NAME))
+		return cmd_backend(argc - 1, argv + 1);
 	for (unsigned int i = 0; i < NUM_COMMANDS; i++) {
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].fn(argc - 1, argv + 1);
@@ -92,8 +94,11 @@ static int run_command(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	const char *me = argc ? strrchr(argv[0], '/') : NULL;
+
 	fill_standard_descriptors();
 	/* A peer or a reader that goes away is an error code, not the end of the process. */
 	signal(SIGPIPE, SIG_IGN);
-	return flush_output(run_command(argc, argv));
+	me = me ? me + 1 : argc ? argv[0] : "";
+	return flush_output(!strcmp(me, BACKEND_NAME) ? cmd_backend(argc, argv) : run_command(argc, argv));
 }
