@@ -66,14 +66,15 @@ static struct character *stdio_open(struct sl_loop *loop, const char *where, con
 	if (!s)
 		return NULL;
 	in = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0);
-	out = open_output();
-	character_connect(&s->c, in, out);
-	if (in < 0 || out < 0) {
+	out = in < 0 ? -1 : open_output();
+	if (out < 0) {
 		sl_err_set(err, errno, "%s: %s", where, strerror(errno));
-		character_disconnect(&s->c);
+		if (in >= 0)
+			close(in);
 		free(s);
 		return NULL;
 	}
+	character_connect(&s->c, in, out);
 	make_raw(s);
 	return &s->c;
 }

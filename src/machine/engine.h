@@ -94,6 +94,7 @@ struct machine {
  * @start:   make the devices' servers, start @m->child with @console as its standard input and
  *           output, or set @m->ended; 0 or -errno. @console is closed by the caller
  * @end:     tell the guest to end; @m->ended follows. NULL: the child is told
+ * @button:  press the guest's power button. NULL: it has none
  * @wait:    after @m->ended or end(): wait for it; a status for verdict(). NULL: the child's, see child_wait()
  * @verdict: the guest is gone with this status: NULL when the guest switched
  *           itself off, else why it ended. The text may lie in @buf
@@ -106,6 +107,7 @@ struct engine {
 	int (*check)(const struct machine_options *o, struct sl_err *err);
 	int (*start)(struct machine *m, int console, struct sl_err *err);
 	void (*end)(struct machine *m);
+	void (*button)(struct machine *m);
 	int (*wait)(struct machine *m);
 	const char *(*verdict)(struct machine *m, int status, char *buf, size_t len);
 	void (*finish)(struct machine *m);

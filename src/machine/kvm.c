@@ -268,6 +268,13 @@ static void kvm_end(struct machine *m)
 	cpus_end(&k->cpus, GUEST_TOLD);
 }
 
+static void kvm_button(struct machine *m)
+{
+	struct kvm *k = m->priv;
+
+	board_power_button(&k->board);
+}
+
 static int kvm_wait(struct machine *m)
 {
 	struct kvm *k = m->priv;
@@ -325,6 +332,7 @@ const struct engine engine_kvm = {
 	.check = kvm_check,
 	.start = kvm_start,
 	.end = kvm_end,
+	.button = kvm_button,
 	.wait = kvm_wait,
 	.verdict = kvm_verdict,
 	.finish = kvm_finish,

@@ -32,7 +32,7 @@ static const struct engine *const engines[] = {&engine_kvm, &engine_qemu, &engin
 /**
  * struct run - a machine that runs
  * @place:    the console's other end, which @console takes
- * @signals:  SIGINT, SIGTERM, SIGHUP as a descriptor
+ * @signals:  SIGINT, SIGTERM, SIGHUP, SIGPWR as a descriptor
  * @signal:   the one that came first, 0: none
  * @ended:    the guest is gone
  * @stopping: servers that are still draining
@@ -307,8 +307,14 @@ static void on_signal(void *arg, uint32_t events)
 	struct signalfd_siginfo info;
 
 	(void)events;
-	if (read(r->signals, &info, sizeof(info)) == sizeof(info))
+	if (read(r->signals, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo != SIGPWR)
 		end_by(r, (int)info.ssi_signo);
+	else if (r->m.engine->button)
+		r->m.engine->button(&r->m);
+	else
+		sl_log(SL_LOG_WARN, "run: SIGPWR: with engine %s there is no power button", r->m.engine->name);
 }
 
 static void on_child(void *arg, uint32_t events)
@@ -327,6 +333,7 @@ static int take_signals(struct run *r, struct sl_err *err)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGPWR);
 	r->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (r->signals < 0)
 		return sl_err_set(err, errno, "signals: %s", strerror(errno));

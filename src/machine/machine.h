@@ -66,7 +66,7 @@ void machine_quit(struct machine *m);
  *       the guest has ended
  *
  * SIGINT, SIGTERM and SIGHUP end the guest, a second one ends this process as
- * it would without us. Standard input and output become the guest's console.
+ * it would without us; SIGPWR presses the guest's power button, if it has one.
  *
  * Return: 0 when the guest switched itself off; 1 when it ended in any other
  * way, which has been logged; -errno with @err filled when it could not start.

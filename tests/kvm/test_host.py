@@ -4,6 +4,7 @@
 import os
 import pty
 import re
+import resource
 import signal
 import socket
 import struct
@@ -101,8 +102,27 @@ def cannot_go_on(lab):
 
 
 def shows_code(lab):
-    """An invalid instruction and no way to handle it: a triple fault, or what an interpreter says, with the bytes."""
-    ends(run(lab, b"\x0f\x0b"), 1, "triple fault|code 0f 0b")
+    """An instruction that KVM would have to emulate and cannot (fld from device memory) is told with its bytes."""
+    guest = run(lab, b"\xdb\x2d" + struct.pack("<I", 0xd0000000))
+    guest.expect(r"KVM_RUN: exit 17 \(internal error\): an instruction that KVM cannot emulate", 20)
+    guest.expect(r"rip 0010:0000000000100100 .* code db 2d 00 00 00 d0", 20)
+    ends(guest, 1, "the guest cannot go on")
+    ends(run(lab, b"\x0f\x0b"), 1, "triple fault|code 0f 0b")  # an invalid one, and no way to handle it
+
+
+def names_what_failed(lab):
+    """Out of descriptors at each moment: one line each time, and KVM's calls by their names."""
+    path, lines = program(lab, OFF), set()
+    for limit in range(6, 60):
+        done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--cpus", "16", "--device", "blk,null:1M",
+                               "--device", "blk,null:1M,transport=mmio"], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=30, check=False,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+        check(done.returncode in (0, 1, 127), f"status {done.returncode}: {done.stderr}")
+        if done.returncode == 1:
+            check(done.stderr.count("\n") == 1 and "Too many open files" in done.stderr, done.stderr)
+            lines.add(done.stderr)
+    check(any("KVM: KVM_CREATE_VCPU: Too many" in line for line in lines), "\n".join(lines))
 
 
 def told_to_end(lab):
@@ -141,6 +161,10 @@ def power_button(lab):
     guest.expect("up", 20)
     guest.process.stdin.write(b"\x01p")
     guest.process.stdin.flush()
+    ends(guest, 0, "pressed")
+    guest = run(lab, text("up\n") + wait + text("pressed\n") + OFF)
+    guest.expect("up", 20)
+    guest.signal(signal.SIGPWR)
     ends(guest, 0, "pressed")
 
 
@@ -398,5 +422,5 @@ def leaves_nothing(lab):
 
 
 if __name__ == "__main__":
-    main([switches_off, restarts, cannot_go_on, shows_code, told_to_end, ends_while_busy, escape_keys,
+    main([switches_off, restarts, cannot_go_on, shows_code, names_what_failed, told_to_end, ends_while_busy, escape_keys,
           power_button, terminal_is_restored, consoles, devices, bare_program, cpuid, memory, hugepages, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
