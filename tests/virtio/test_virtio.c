@@ -20,7 +20,7 @@ static struct sl_device *device;
 static struct direct direct;
 static struct rig rig;
 static bool hold;
-static struct sl_req *held[64];
+static struct sl_req *held[128];
 static unsigned int n_held, n_requests, n_commits, n_starts, n_stops, n_resets, n_features, written_off, written_len;
 static void (*on_request)(struct sl_queue *q);
 
@@ -692,6 +692,58 @@ static void a27_work_in_one_turn_is_bounded(void)
 	close_device();
 }
 
+/* Chains of so many pieces that the memory for their lists runs out: the queue goes on when one of them is done. */
+static void starved_queue_goes_on(void)
+{
+	enum { CHAINS = 100, PIECES = 1024 };
+	struct sl_features f = choose(2); /* indirect */
+	struct io io[CHAINS] = {0};
+	struct rig_queue q;
+	uint64_t *desc, (*table)[2];
+	unsigned int first;
+
+	open_device(1);
+	CHECK_EQ(sl_device_accept(device, &f), 0);
+	start(&q, 0, 256, &f);
+	table = rig_alloc(&rig, PIECES * sizeof(*table), 16);
+	for (unsigned int i = 0; i < PIECES; i++) { /* 1 byte, at an address of its own; NEXT */
+		table[i][0] = RIG_GPA + 2 * i;
+		table[i][1] = 1 | (i + 1 < PIECES ? 1ull << 32 | (uint64_t)(i + 1) << 48 : 0);
+	}
+	hold = true;
+	for (unsigned int i = 0; i < CHAINS; i++) {
+		struct sl_dq_buf all = rig_buf(&rig, table, PIECES * sizeof(*table));
+
+		REQUIRE(sl_dq_add(q.dq, &all, 1, NULL, 0, &io[i]));
+	}
+	desc = (uint64_t *)(void *)(rig.driver + (q.setup.vq.desc - RIG_GPA));
+	for (unsigned int i = 0; i < CHAINS; i++)
+		desc[2 * i + 1] |= 4ull << 32; /* INDIRECT: one table for all */
+	publish(&q, 0);
+	steps(3);
+	first = n_held;
+	CHECK(first > 0 && first < CHAINS);
+	/* nothing is broken, and nobody spins or is helped by a kick */
+	CHECK(!direct.queues[0].broken);
+	CHECK(!sl_loop_step(loop, 0));
+	sl_queue_kick(device, 0);
+	steps(3);
+	CHECK_EQ(n_held, first);
+	CHECK(!sl_loop_step(loop, 0));
+	for (unsigned int i = 0; i < CHAINS; i++) {
+		CHECK(i < n_held);
+		sl_req_done(held[i], 0);
+		steps(2);
+		CHECK_EQ(n_held, first + i + 1 < CHAINS ? first + i + 1 : CHAINS);
+	}
+	for (unsigned int i = 0; i < CHAINS; i++)
+		CHECK(sl_dq_get(q.dq, NULL) != NULL);
+	CHECK(!sl_dq_get(q.dq, NULL) && !sl_dq_broken(q.dq));
+	direct_stop(&direct, 0);
+	rig_queue_close(&q);
+	close_device();
+}
+
 static void a29_bad_starts_are_refused(void)
 {
 	struct sl_features f = choose(0);
@@ -869,6 +921,7 @@ static const struct t_case cases[] = {
 	{"device_can_fail_a_queue", device_can_fail_a_queue},
 	{"broken_queue_still_logs_what_was_written", broken_queue_still_logs_what_was_written},
 	{"a27_work_in_one_turn_is_bounded", a27_work_in_one_turn_is_bounded},
+	{"starved_queue_goes_on", starved_queue_goes_on},
 	{"a29_bad_starts_are_refused", a29_bad_starts_are_refused},
 	{"call_descriptor_that_blocks_does_not", call_descriptor_that_blocks_does_not},
 	{"memory_may_change_under_requests", memory_may_change_under_requests},
