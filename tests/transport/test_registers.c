@@ -1187,6 +1187,60 @@ static void legacy_pci(void)
 	close_bed(&b);
 }
 
+/* Two more registers while MSI-X is on, and the configuration behind them (4.1.4.8). */
+static void legacy_msix(void)
+{
+	struct bed b;
+	uint64_t table;
+	unsigned int cap;
+
+	open_legacy(&b, BOARD_PCI_MSIX, true);
+	pci_bus_config_write(&b.board.bus, BOARD_SLOT, 4, 2, 7);
+	for (cap = pci_bus_config_read(&b.board.bus, BOARD_SLOT, 0x34, 1);
+	     cap && pci_bus_config_read(&b.board.bus, BOARD_SLOT, cap, 1) != 0x11;
+	     cap = pci_bus_config_read(&b.board.bus, BOARD_SLOT, cap + 1, 1))
+		;
+	REQUIRE(cap);
+	table = board_bar(&b.board) + PCI_MSIX_TABLE;
+	for (uint32_t v = 0; v < 3; v++) {
+		board_write(&b.board, table + 16 * v, 8, 0xfee00000);
+		board_write(&b.board, table + 16 * v + 8, 8, 0x40 + v); /* and not masked */
+	}
+	CHECK_EQ(io_read(&b, 0x14, 4), (1 << 20) / 512);
+	pci_bus_config_write(&b.board.bus, BOARD_SLOT, cap + 2, 2, 0x8000);
+	CHECK_EQ(io_read(&b, 0x18, 4), (1 << 20) / 512);
+	CHECK_EQ(io_read(&b, 0x14, 2), 0xffff);
+	CHECK_EQ(io_read(&b, 0x16, 2), 0xffff);
+	io_write(&b, 0x12, 1, 3);
+	io_write(&b, 0x04, 4, 0);
+	io_write(&b, 0x14, 2, 3); /* there are three vectors: 0 to 2 */
+	CHECK_EQ(io_read(&b, 0x14, 2), 0xffff);
+	io_write(&b, 0x14, 2, 1);
+	CHECK_EQ(io_read(&b, 0x14, 2), 1);
+	io_write(&b, 0x0e, 2, 5); /* no such queue */
+	io_write(&b, 0x16, 2, 2);
+	CHECK_EQ(io_read(&b, 0x16, 2), 0xffff);
+	io_write(&b, 0x0e, 2, 0);
+	io_write(&b, 0x16, 2, 2);
+	CHECK_EQ(io_read(&b, 0x16, 2), 2);
+	io_write(&b, 0x08, 4, 16);
+	io_write(&b, 0x12, 1, 7);
+	legacy_request(&b, MAX_SIZE, io_kick);
+	CHECK_EQ(b.board.messages, 1);
+	CHECK_EQ(b.board.last_data, 0x42);
+	CHECK_EQ(io_read(&b, 0x13, 1), 0);
+	update(&b, 1);
+	CHECK_EQ(b.board.messages, 2);
+	CHECK_EQ(b.board.last_data, 0x41);
+	CHECK_EQ(io_read(&b, 0x18, 4), 1);
+	io_write(&b, 0x12, 1, 0);
+	steps(&b);
+	CHECK_EQ(io_read(&b, 0x14, 2), 0xffff); /* a reset takes the choice back */
+	pci_bus_config_write(&b.board.bus, BOARD_SLOT, cap + 2, 2, 0);
+	CHECK_EQ(io_read(&b, 0x14, 4), 1);
+	close_bed(&b);
+}
+
 static const struct t_case cases[] = {
 	{"A30_queue_select", A30_queue_select},
 	{"A31_msix_vector", A31_msix_vector},
@@ -1213,5 +1267,6 @@ static const struct t_case cases[] = {
 	{"hidden_features", hidden_features},
 	{"legacy_mmio", legacy_mmio},
 	{"legacy_pci", legacy_pci},
+	{"legacy_msix", legacy_msix},
 };
 T_MAIN(cases)
