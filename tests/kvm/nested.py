@@ -111,9 +111,9 @@ class Bed:
                     place(root, "/bin/" + name, self.files[name])
         tree = image() + "/linux/modules"
         for release in os.listdir(tree):
-            for module in ("virtio/virtio_mmio.ko", "acpi/button.ko"):
-                place(root, f"/lib/modules/{release}/{os.path.basename(module)}",
-                      f"{tree}/{release}/kernel/drivers/{module}")
+            for module in ("drivers/virtio/virtio_mmio.ko", "drivers/acpi/button.ko", "fs/fuse/fuse.ko",
+                           "fs/fuse/virtiofs.ko"):
+                place(root, f"/lib/modules/{release}/{os.path.basename(module)}", f"{tree}/{release}/kernel/{module}")
         shutil.copyfile(image() + "/initramfs", out)
         archive(root, out)
         return out
@@ -134,8 +134,10 @@ class Bed:
         for case in self.cases:
             place(root, "/cases/" + case.name, case.host)
             for name in case.programs:
-                need(name)
-                program(root, shutil.which(name), name)
+                file = shutil.which(name) or shutil.which(name, path="/usr/lib/qemu")
+                if not file:
+                    raise Skip(f"{name} is not installed")
+                program(root, file, name)
             for name in case.files:
                 place(root, "/guest/" + name, self.files[name])
         with open(root + "/order", "w", encoding="utf-8") as file:
