@@ -42,8 +42,8 @@ static void open_refused_lines(void)
 		{"blk,/nowhere/x.img", "/nowhere/x.img: cannot open: No such file or directory"},
 		{"blk,/tmp", "/tmp: is a directory; a disk is a file or a block device"},
 		{"blk,/dev/null", "/dev/null: neither a regular file nor a block device"},
-		{"blk,rbd:pool/image",
-		 "rbd:pool/image: no 'rbd:' sources in this build; a file of that name is written ./rbd:pool/image"},
+		{"blk,foo:pool/image",
+		 "foo:pool/image: no 'foo:' sources in this build; a file of that name is written ./foo:pool/image"},
 		{"blk,iscsi+tcp:///x", "iscsi+tcp:///x: no 'iscsi+tcp:' sources in this build; a file of that name is "
 				      "written ./iscsi+tcp:///x"},
 		{"blk,memory:", "memory:: wants a size, as in memory:64M"},
