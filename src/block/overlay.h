@@ -133,6 +133,9 @@ struct overlay_options {
 /** overlay_open_file() - use @path, made when it is not there, as the scratch file above @base */
 int overlay_open_file(struct block *base, const char *path, const struct block_options *bo, const char *cache,
 		      struct overlay **out, struct sl_err *err);
+/** overlay_open_on() - the same with an open file, which @scratch has locked; takes @scratch and @fd when it succeeds */
+int overlay_open_on(struct block *base, struct block *scratch, int fd, const char *path, bool read_only,
+		    struct overlay **out, struct sl_err *err);
 /** overlay_open_temporary() - a scratch file that is gone with this process */
 int overlay_open_temporary(struct block *base, const struct block_options *bo, const char *cache,
 			   struct overlay **out, struct sl_err *err);

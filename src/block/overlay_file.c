@@ -109,10 +109,12 @@ static int write_header(int fd, const struct layout *l)
 
 static bool is_sane(const struct layout *l, uint64_t file_size)
 {
-	return l->block_size >= 512 && l->block_size <= 65536 && !(l->block_size & (l->block_size - 1)) && l->size &&
-	       l->size < INT64_MAX / 2 && !(l->size % l->block_size) && l->base_size && l->base_size <= l->size &&
+	const uint32_t block = l->block_size;
+
+	return block >= 512 && block <= 65536 && !(block & (block - 1)) && l->size && l->size < INT64_MAX / 2 &&
+	       !(l->size % block) && l->base_size && !(l->base_size % block) && l->base_size <= l->size &&
 	       l->map_bytes && !(l->map_bytes % MAP_PAGE) && l->map_bytes < INT64_MAX / 8 &&
-	       l->map_bytes >= map_need(l->size, l->block_size) && l->durable_at == DURABLE_AT &&
+	       l->map_bytes >= map_need(l->size, block) && l->durable_at == DURABLE_AT &&
 	       l->working_at == l->durable_at + l->map_bytes &&
 	       l->data_at == round_up(l->working_at + l->map_bytes, DATA_ALIGN) && file_size >= l->data_at &&
 	       file_size - l->data_at >= l->size;
@@ -291,9 +293,8 @@ static int start_file(struct overlay *o, const char *path, struct layout *l, boo
 
 /* ---- opening ---- */
 
-/* @fd: the file, which the scratch source has locked. Takes @fd and @scratch when it succeeds. */
-static int open_locked(struct block *base, struct block *scratch, int fd, const char *path, bool read_only,
-		       struct overlay **out, struct sl_err *err)
+int overlay_open_on(struct block *base, struct block *scratch, int fd, const char *path, bool read_only,
+		    struct overlay **out, struct sl_err *err)
 {
 	struct layout l;
 	struct overlay *o;
@@ -343,7 +344,7 @@ int overlay_open_file(struct block *base, const char *path, const struct block_o
 	else
 		ret = open_scratch(path, bo, cache, &scratch, err);
 	if (!ret) {
-		ret = open_locked(base, scratch, fd, path, bo->read_only, out, err);
+		ret = overlay_open_on(base, scratch, fd, path, bo->read_only, out, err);
 		if (ret)
 			block_close(scratch);
 	}
