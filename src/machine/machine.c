@@ -343,6 +343,11 @@ static int take_signals(struct run *r, struct sl_err *err)
 
 static void give_back_signals(struct run *r)
 {
+	struct signalfd_siginfo info;
+
+	/* One that nobody has read yet ended the wait for a back-end, or came when the run was over. */
+	while (read(r->signals, &info, sizeof(info)) > 0)
+		;
 	sigprocmask(SIG_SETMASK, &r->old_mask, NULL);
 	close(r->signals);
 }

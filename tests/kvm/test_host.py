@@ -336,6 +336,37 @@ def hugepages(lab):
                 file.write(str(before))
 
 
+def another_process(lab):
+    """The devices live in another process, which dies and comes back meanwhile, or comes late."""
+    need_kvm()
+    bare = os.environ.get("BARE", os.path.join(TOP, "build", "guest", "bare"))
+    for words, transport in (("pci split verify interrupt", "pci"), ("mmio packed verify poll irq=5", "mmio")):
+        sock, disk = lab.path(transport), lab.disk(4)
+        serve = (SLUICE, "serve", "--device", f"blk,{disk},socket={sock},delay-ms=1")
+        guest = lab.start(SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append",
+                          f"blk {words} count=200", "--device", f"blk,socket={sock},transport={transport}")
+        guest.expect("waiting for it", 20)
+        server = lab.start(*serve)
+        guest.expect("is here after", 20)
+        for _ in range(3):
+            time.sleep(0.2)
+            server.signal(signal.SIGKILL)
+            server.wait(20)
+            server = lab.start(*serve)
+        guest.expect(", 0 failed, 0 wrong,", 60)
+        guest.wait(20)
+        server.signal(signal.SIGTERM)
+        check(server.wait(20) == 0, "the server does not end well")
+
+
+def waits_for_another_process(lab):
+    """Whoever waits for a back-end that never comes can end it."""
+    guest = run(lab, OFF, "--device", "blk,socket=" + lab.path("nobody"))
+    guest.expect("blk .*nobody: .*waiting for it", 20)
+    guest.signal(signal.SIGINT)
+    ends(guest, 1, "interrupted")
+
+
 def ends_under_load(lab):
     """Told to end with requests in flight: these are waited for, and then it is over."""
     need_kvm()
@@ -423,4 +454,5 @@ def leaves_nothing(lab):
 
 if __name__ == "__main__":
     main([switches_off, restarts, cannot_go_on, shows_code, names_what_failed, told_to_end, ends_while_busy, escape_keys,
-          power_button, terminal_is_restored, consoles, devices, bare_program, cpuid, memory, hugepages, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
+          power_button, terminal_is_restored, consoles, devices, bare_program, cpuid, memory, hugepages,
+          another_process, waits_for_another_process, ends_under_load, refuses, auto_says_why, no_rights, leaves_nothing])
