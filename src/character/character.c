@@ -22,6 +22,20 @@ static const struct character_type *const types[] = {
 
 /* ---- a peer ---- */
 
+/* The peer is gone, as far as one direction can tell. */
+static void lost(struct character *c, int *fd)
+{
+	if (c->type->left) {
+		character_disconnect(c);
+		c->type->left(c);
+		return;
+	}
+	/* nobody else will come: one direction ends, the other goes on */
+	sl_watch_del(fd == &c->in ? &c->readable : &c->writable);
+	close(*fd);
+	*fd = -1;
+}
+
 static void on_readable(void *arg, uint32_t events)
 {
 	struct character *c = arg;
@@ -39,8 +53,9 @@ static void on_writable(void *arg, uint32_t events)
 {
 	struct character *c = arg;
 
-	(void)events;
 	sl_watch_del(&c->writable);
+	if (events & EPOLLHUP) /* a full pty says no more than that */
+		lost(c, &c->out);
 	if (c->user)
 		c->user->room(c->arg);
 }
@@ -90,20 +105,6 @@ void character_disconnect(struct character *c)
 	c->ready = false;
 	if (waits && c->user)
 		c->user->room(c->arg);
-}
-
-/* The peer is gone, as far as one direction can tell. */
-static void lost(struct character *c, int *fd)
-{
-	if (c->type->left) {
-		character_disconnect(c);
-		c->type->left(c);
-		return;
-	}
-	/* nobody else will come: one direction ends, the other goes on */
-	sl_watch_del(fd == &c->in ? &c->readable : &c->writable);
-	close(*fd);
-	*fd = -1;
 }
 
 void character_connect_both(struct character *c, int fd)
