@@ -92,6 +92,21 @@ struct sl_config_range {
 };
 
 /**
+ * struct sl_shm - memory that a device shows its driver beside its queues (virtio 1.4, 2.10)
+ * @id:   what the device's type calls it
+ * @hva:  page aligned; lives as long as the device; driver and device read and write it at any time
+ * @size: bytes, a multiple of 4096
+ *
+ * Transports that have no way for it (vhost-user, mmio) do not show it.
+ */
+struct sl_shm {
+	uint8_t id;
+	void *hva;
+	uint64_t size;
+};
+#define SL_DEVICE_MAX_SHM 3
+
+/**
  * struct sl_device_config - what a device is made of
  * @ops:            its type; outlives the device
  * @priv:           the device's own data, see sl_device_priv()
@@ -102,6 +117,7 @@ struct sl_config_range {
  * @config:         initial bytes of configuration; copied; may be NULL when @config_len is 0
  * @config_len:     at most SL_DEVICE_MAX_CONFIG
  * @writable:       ranges of configuration that a driver may write; ends with a len of 0; NULL: none
+ * @shm, @num_shm:  shared memory; copied; at most SL_DEVICE_MAX_SHM
  * @poll_us:        see struct sl_poller
  * @stop_timeout_ms: how long a stop waits for requests in flight before ops->abandon(); 0: without end
  * @control:        the control loop
@@ -116,6 +132,8 @@ struct sl_device_config {
 	const void *config;
 	uint16_t config_len;
 	const struct sl_config_range *writable;
+	const struct sl_shm *shm;
+	unsigned int num_shm;
 	uint32_t poll_us, stop_timeout_ms;
 	struct sl_loop *control;
 	struct sl_loop *const *loops;
@@ -184,6 +202,8 @@ SL_API uint16_t sl_device_config_len(const struct sl_device *d);
 SL_API void sl_device_config_read(const struct sl_device *d, uint32_t off, void *dst, uint32_t len);
 /** sl_device_config_write() - 0, or -EINVAL when a byte is not writable (then nothing is changed) */
 SL_API int sl_device_config_write(struct sl_device *d, uint32_t off, const void *src, uint32_t len);
+/** sl_device_shm() - shared memory; *@n is the number of regions */
+SL_API const struct sl_shm *sl_device_shm(const struct sl_device *d, unsigned int *n);
 /** sl_device_generation() - changes with each change of configuration; wraps */
 SL_API uint32_t sl_device_generation(const struct sl_device *d);
 SL_API uint8_t sl_device_status(const struct sl_device *d);

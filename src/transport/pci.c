@@ -73,6 +73,7 @@ enum { /* configuration space and capabilities */
 	CFG_ISR = 3,
 	CFG_DEVICE = 4,
 	CFG_PCI = 5,
+	CFG_SHM = 8,
 
 	VIRTIO_VENDOR = 0x1af4,
 	MODERN_ID = 0x1040,
@@ -304,6 +305,18 @@ struct access {
 	bool settled;
 };
 
+/* Where @width bytes at @off of the regions' BAR are; NULL: not in one region. */
+static void *shared_memory(const struct pci *t, uint64_t off, unsigned int width)
+{
+	unsigned int n;
+	const struct sl_shm *shm = sl_device_shm(t->regs.device, &n);
+
+	for (unsigned int i = 0; i < n; off -= shm[i++].size)
+		if (off < shm[i].size)
+			return width <= shm[i].size - off ? (char *)shm[i].hva + off : NULL;
+	return NULL;
+}
+
 static void legacy_read_on_control(void *arg)
 {
 	struct access *a = arg;
@@ -318,6 +331,13 @@ static uint64_t bar_read(struct pci_function *f, unsigned int bar, uint64_t off,
 
 	if (bar == PCI_VIRTIO_BAR)
 		return read_memory(t, off, width);
+	if (bar == PCI_SHM_BAR) {
+		const void *from = shared_memory(t, off, width);
+
+		if (from)
+			memcpy(&a.value, from, width);
+		return a.value;
+	}
 	if (off == L_ISR)
 		return pci_read_isr(t);
 	sl_loop_invoke(sl_device_control(t->regs.device), legacy_read_on_control, &a);
@@ -356,6 +376,13 @@ static bool bar_write(struct pci_function *f, unsigned int bar, uint64_t off, un
 	}
 	if (bar == PCI_LEGACY_BAR && off == L_NOTIFY) {
 		sl_queue_kick(t->regs.device, value & 0xffff);
+		return true;
+	}
+	if (bar == PCI_SHM_BAR) {
+		void *to = shared_memory(t, off, width);
+
+		if (to)
+			memcpy(to, &value, width);
 		return true;
 	}
 	sl_loop_invoke(sl_device_control(t->regs.device), write_on_control, &a);
@@ -448,6 +475,27 @@ static unsigned int add_virtio_cap(struct pci *t, unsigned int *last, unsigned i
 	return at;
 }
 
+/* A capability for each region of shared memory, with offset and length of 64 bits. */
+static void add_shm_caps(struct pci *t, unsigned int *last)
+{
+	unsigned int n;
+	const struct sl_shm *shm = sl_device_shm(t->regs.device, &n);
+	uint64_t off = 0;
+
+	for (unsigned int i = 0; i < n; off += shm[i++].size) {
+		unsigned int at = add_virtio_cap(t, last, CFG_SHM, 24, (uint32_t)off, (uint32_t)shm[i].size);
+
+		pci_config_set(&t->f, at + 4, 1, PCI_SHM_BAR);
+		pci_config_set(&t->f, at + 5, 1, shm[i].id);
+		pci_config_set(&t->f, at + 16, 4, off >> 32);
+		pci_config_set(&t->f, at + 20, 4, shm[i].size >> 32);
+	}
+	if (!n)
+		return;
+	for (t->f.bar[PCI_SHM_BAR] = (struct pci_bar){PCI_BAR_64, .size = 4096}; t->f.bar[PCI_SHM_BAR].size < off;)
+		t->f.bar[PCI_SHM_BAR].size *= 2;
+}
+
 static void add_caps(struct pci *t)
 {
 	uint32_t num_queues = sl_device_num_queues(t->regs.device), config_len = sl_device_config_len(t->regs.device);
@@ -467,6 +515,7 @@ static void add_caps(struct pci *t)
 	add_virtio_cap(t, &last, CFG_ISR, 16, PCI_ISR, 4);
 	if (config_len)
 		add_virtio_cap(t, &last, CFG_DEVICE, 16, PCI_DEVICE, config_len);
+	add_shm_caps(t, &last);
 	t->pci_cap = at = add_virtio_cap(t, &last, CFG_PCI, 20, 0, 0);
 	pci_config_set(&t->f, at + 4, 1, 0);
 	pci_config_set(&t->f, at + 1, 1, 0); /* the last one */

@@ -7,6 +7,9 @@
  * ioeventfd for it needs no datamatch (and may be of the zero-length kind,
  * which KVM answers without looking at the instruction).
  *
+ * Shared memory is answered like registers: right, and as slow as they are,
+ * until an engine shows it to the guest as memory where the BAR is decoded.
+ *
  * Interrupts: a queue calls by the descriptor that @vector_on gave for its
  * MSI-X vector; while the vector is masked it sets the pending bit; without
  * MSI-X it sets the ISR bit and the level of INTx.
@@ -24,6 +27,7 @@ enum {
 	PCI_LEGACY_BAR = 0, /* I/O, transitional functions only; the 2-byte notification register is at PCI_LEGACY_NOTIFY */
 	PCI_LEGACY_NOTIFY = 0x10, /* ioeventfd with datamatch = queue index, length 2 */
 	PCI_VIRTIO_BAR = 2, /* memory, 64 bits */
+	PCI_SHM_BAR = 4,    /* memory, 64 bits, only of a device with shared memory: its regions one behind the other */
 	PCI_VIRTIO_BAR_SIZE = 0x10000,
 	PCI_COMMON = 0,
 	PCI_ISR = 0x1000,

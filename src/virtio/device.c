@@ -26,6 +26,12 @@ static int check_config(const struct sl_device_config *cfg, struct sl_err *err)
 	if (cfg->config_len > SL_DEVICE_MAX_CONFIG)
 		return sl_err_set(err, EINVAL, "%s: %u bytes of configuration, at most %u are allowed", cfg->name,
 				  cfg->config_len, SL_DEVICE_MAX_CONFIG);
+	if (cfg->num_shm > SL_DEVICE_MAX_SHM)
+		return sl_err_set(err, EINVAL, "%s: %u regions of shared memory, at most %u are allowed", cfg->name,
+				  cfg->num_shm, SL_DEVICE_MAX_SHM);
+	for (unsigned int i = 0; i < cfg->num_shm; i++)
+		if (!cfg->shm[i].size || (cfg->shm[i].size | (uintptr_t)cfg->shm[i].hva) % 4096)
+			return sl_err_set(err, EINVAL, "%s: shared memory %u: is not made of pages", cfg->name, cfg->shm[i].id);
 	return 0;
 }
 
@@ -57,6 +63,9 @@ struct sl_device *sl_device_new(const struct sl_device_config *cfg, struct sl_er
 	d->stop_timeout_ms = cfg->stop_timeout_ms;
 	d->config_len = cfg->config_len;
 	d->writable = cfg->writable;
+	d->num_shm = cfg->num_shm;
+	for (unsigned int i = 0; i < cfg->num_shm; i++)
+		d->shm[i] = cfg->shm[i];
 	for (unsigned int i = 0; i < d->num_queues; i++) {
 		struct sl_loop *loop = d->control;
 
@@ -320,6 +329,12 @@ const struct sl_features *sl_device_features(const struct sl_device *d)
 uint16_t sl_device_config_len(const struct sl_device *d)
 {
 	return d->config_len;
+}
+
+const struct sl_shm *sl_device_shm(const struct sl_device *d, unsigned int *n)
+{
+	*n = d->num_shm;
+	return d->shm;
 }
 
 uint32_t sl_device_generation(const struct sl_device *d)

@@ -83,6 +83,8 @@ struct sl_device {
 	uint16_t config_len;
 	const struct sl_config_range *writable;
 	uint32_t generation;
+	struct sl_shm shm[SL_DEVICE_MAX_SHM];
+	unsigned int num_shm;
 
 	const struct sl_transport_ops *transport;
 	void *t;

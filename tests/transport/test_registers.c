@@ -878,6 +878,78 @@ static void pci_config_window(void)
 	close_bed(&b);
 }
 
+/* Shared memory: a capability for each region, and what is behind it, wherever the BAR is. */
+static void shared_memory(void)
+{
+	static _Alignas(4096) unsigned char first[8192], second[4096];
+	static const struct sl_device_ops ops = {.type = "shm", .id = 26};
+	const struct sl_shm shm[] = {{7, first, sizeof(first)}, {9, second, sizeof(second)}, {11, first, 4096}};
+	struct sl_device_config cfg = {
+		.ops = &ops, .name = "shm", .num_queues = 1, .max_queue_size = 4, .shm = shm, .num_shm = 2,
+		.control = sl_loop_new(),
+	};
+	struct sl_device *d = sl_device_new(&cfg, NULL);
+	unsigned int seen = 0, cap;
+	struct pci_function *wait;
+	uint64_t value, base, off = 0;
+	struct board board;
+	struct pci_bus *bus = &board.bus;
+
+	REQUIRE(d);
+	board_open(&board, BOARD_PCI_INTX, d, false);
+	for (cap = pci_bus_config_read(bus, BOARD_SLOT, 0x34, 1); cap; cap = pci_bus_config_read(bus, BOARD_SLOT, cap + 1, 1)) {
+		if (pci_bus_config_read(bus, BOARD_SLOT, cap, 1) != 9 || pci_bus_config_read(bus, BOARD_SLOT, cap + 3, 1) != 8)
+			continue;
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 2, 1), 24);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 4, 1), PCI_SHM_BAR);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 5, 1), shm[seen].id);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 8, 4), off);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 12, 4), shm[seen].size);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 16, 4), 0);
+		CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 20, 4), 0);
+		off += shm[seen++].size;
+	}
+	CHECK_EQ(seen, 2);
+	pci_bus_config_write(bus, BOARD_SLOT, 4, 2, 7);
+	pci_bus_config_write(bus, BOARD_SLOT, 0x20, 4, UINT32_MAX);
+	CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, 0x20, 4) & ~15u, (uint32_t)-16384);
+	base = BOARD_WINDOW + 0x40000;
+	pci_bus_config_write(bus, BOARD_SLOT, 0x20, 4, (uint32_t)base);
+	pci_bus_config_write(bus, BOARD_SLOT, 0x24, 4, 0);
+	for (unsigned int w = 1; w <= 8; w *= 2) {
+		CHECK(pci_bus_write(bus, PCI_MEMORY, base + 8 * w, w, 0x8877665544332211, &wait) && !wait);
+		CHECK(!memcmp(first + 8 * w, "\x11\x22\x33\x44\x55\x66\x77\x88", w) && !first[9 * w]);
+		CHECK(pci_bus_read(bus, PCI_MEMORY, base + 8 * w, w, &value));
+		CHECK(!memcmp(&value, "\x11\x22\x33\x44\x55\x66\x77\x88", w));
+	}
+	second[0] = 0x5a;
+	CHECK(pci_bus_read(bus, PCI_MEMORY, base + 8192, 1, &value) && value == 0x5a);
+	/* across the end of a region, and behind the last one: nothing */
+	CHECK(pci_bus_write(bus, PCI_MEMORY, base + 8190, 4, UINT32_MAX, &wait) && !first[8190] && second[0] == 0x5a);
+	CHECK(pci_bus_write(bus, PCI_MEMORY, base + 12284, 8, UINT64_MAX, &wait) && !second[4092]);
+	CHECK(pci_bus_read(bus, PCI_MEMORY, base + 12288, 8, &value) && !value);
+	CHECK(pci_bus_read(bus, PCI_MEMORY, base + 16376, 8, &value) && !value);
+	board_close(&board);
+	sl_device_free(d);
+	cfg.num_shm = 3; /* as many as there can be: the list of capabilities still ends inside its space */
+	d = sl_device_new(&cfg, NULL);
+	board_open(&board, BOARD_PCI_INTX, d, false);
+	for (cap = 0x34; pci_bus_config_read(bus, BOARD_SLOT, cap + (cap != 0x34), 1);)
+		cap = pci_bus_config_read(bus, BOARD_SLOT, cap + (cap != 0x34), 1);
+	CHECK(cap + 20 <= 256);
+	CHECK_EQ(pci_bus_config_read(bus, BOARD_SLOT, cap + 3, 1), 5);
+	board_close(&board);
+	sl_device_free(d);
+	cfg.num_shm = 4;
+	CHECK(!sl_device_new(&cfg, NULL));
+	cfg.num_shm = 1;
+	cfg.shm = &(struct sl_shm){1, first + 1, 4096};
+	CHECK(!sl_device_new(&cfg, NULL));
+	cfg.shm = &(struct sl_shm){1, first, 100};
+	CHECK(!sl_device_new(&cfg, NULL));
+	sl_loop_free(cfg.control);
+}
+
 static void intx(void)
 {
 	struct bed b;
@@ -1260,6 +1332,7 @@ static const struct t_case cases[] = {
 	{"mmio_odds", mmio_odds},
 	{"pci_bus_scan", pci_bus_scan},
 	{"pci_config_window", pci_config_window},
+	{"shared_memory", shared_memory},
 	{"intx", intx},
 	{"msix_pending", msix_pending},
 	{"vector_descriptors", vector_descriptors},
