@@ -95,9 +95,6 @@ static inline void interrupts_off(void)
 }
 
 /** interrupts_wait() - sleep until an interrupt; none is lost between interrupts_off() and this. Off again afterwards */
-static inline void interrupts_wait(void)
-{
-	__asm__ volatile("sti; hlt; cli" : : : "memory");
-}
+void interrupts_wait(void);
 
 #endif

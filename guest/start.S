@@ -99,8 +99,23 @@ enter_device:
 	pop %rdx
 	pop %rcx
 	pop %rax
+	cmpq $asleep, (%rsp)	/* interrupted before it slept: see interrupts_wait */
+	jne enter_spurious
+	incq (%rsp)
 enter_spurious:
 	iretq
+
+/*
+ * No interrupt comes between sti and hlt, on real processors. In a guest of KVM in QEMU's TCG one can: its VMRUN
+ * (QEMU 7.2) forgets the shadow of the sti when the host was interrupted there. So the handler steps over a hlt
+ * that was not reached, or this would sleep on what has come already.
+ */
+	.globl interrupts_wait
+interrupts_wait:
+	sti
+asleep:	hlt
+	cli
+	ret
 
 enter_fault:
 	mov %rsp, %rdi

@@ -34,6 +34,7 @@
 #include "machine/kvm_cpuid.h"
 
 #define KICK SIGUSR1
+#define STACK_SIZE (256 << 10) /* some hosts put a page of 2 MiB under the default one of 8 MiB */
 
 #define CR0_PE (1u << 0)
 #define CR0_ET (1u << 4)
@@ -384,14 +385,21 @@ static void on_kick(int sig)
 static int start_thread(struct cpu *c)
 {
 	sigset_t most, old;
+	pthread_attr_t attr;
+	char name[16];
 	int ret;
 
 	sigfillset(&most);
 	sigdelset(&most, KICK);
 	sigdelset(&most, SIGBUS); /* see sl_mem_guard() */
 	pthread_sigmask(SIG_BLOCK, &most, &old);
-	ret = pthread_create(&c->thread, NULL, cpu_thread, c);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	ret = pthread_create(&c->thread, &attr, cpu_thread, c);
+	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!ret && snprintf(name, sizeof(name), "vcpu%u", c->index) > 0)
+		pthread_setname_np(c->thread, name); /* for top and its like */
 	__atomic_store_n(&c->started, !ret, __ATOMIC_RELEASE); /* and with it c->thread; pairs with cpus_end() */
 	return -ret;
 }

@@ -17,7 +17,7 @@ from guest import Lab  # noqa: E402  pylint: disable=wrong-import-order
 from test_host import OFF, elf, text
 
 PATIENCE = 400  # seconds for one case; a bound against hangs
-TOLD = re.compile(r"(guest|bare): |outer: (counters|ended|AGAIN|figure)")  # lines that are worth a look when all is well
+TOLD = re.compile(r"(guest|bare): |outer: (exits|ended|AGAIN|figure)")  # lines that are worth a look when all is well
 
 
 def files(lab):
