@@ -22,9 +22,17 @@ def rbd(*args):
 
 
 def osd(number):
-    """Send the OSD a signal."""
+    """Send the OSD a signal; one that is to stand still does, with all its threads, when this returns."""
     with open(os.path.join(os.environ["CEPH_DIR"], "osd.pid"), encoding="ascii") as file:
-        os.kill(int(file.read()), number)
+        pid = int(file.read())
+    os.kill(pid, number)
+    for task in os.listdir(f"/proc/{pid}/task") if number == signal.SIGSTOP else []:
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as file:
+                if file.read().rpartition(")")[2].split()[0] == "T":
+                    break
+            time.sleep(0.001)
 
 
 def used(image):
