@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* server_test.c - vhost-user server: negotiation, requests, configuration, status, reset */
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "case.h"
@@ -286,6 +288,65 @@ static void status_zero_in_flight(void)
 	reset_in_flight(false, true);
 }
 
+/* ---- a program that does nothing else ---- */
+
+static void copy(struct sl_queue *q, struct sl_req *r)
+{
+	char buf[512];
+	size_t n = sl_cursor_read(&r->chain.out, buf, sizeof(buf));
+
+	(void)q;
+	sl_req_done(r, (uint32_t)sl_cursor_write(&r->chain.in, buf, n));
+}
+
+static void serve_until_signal(const char *path)
+{
+	static const struct sl_device_ops ops = {.type = "copy", .id = 42, .request = copy};
+	const struct sl_device_config cfg = {.ops = &ops, .name = "copy", .offered.w[0] = FE_RING_FEATURES | PACKED,
+					     .num_queues = BED_QUEUES, .max_queue_size = BED_QUEUE_MAX, .config = "x",
+					     .config_len = 1};
+	struct sl_err err;
+
+	_exit(sl_vhost_user_serve(&cfg, path, &err) ? 1 : 0);
+}
+
+static void served_until_a_signal(void)
+{
+	struct sl_err err = {0};
+	int nobody[2], status = -1;
+	pid_t pid;
+
+	bed_open(&b, false);
+	bed_unserve(&b);
+	pid = fork();
+	REQUIRE(pid >= 0);
+	if (!pid)
+		serve_until_signal(b.path);
+	for (int i = 0; i < 1000 && access(b.path, F_OK); i++)
+		usleep(5000);
+	usleep(5000); /* from the file to listen() */
+	fe_up(&f, &b, true);
+	/* a call goes where nobody listens any more */
+	REQUIRE(!pipe(nobody));
+	CHECK_EQ(fe_set_fd(&f, VU_SET_VRING_CALL, 0, nobody[1]), 0);
+	close(nobody[0]);
+	close(nobody[1]);
+	CHECK(fe_echo(&f, 0) && fe_echo(&f, 1));
+	CHECK(fe_alive(&f));
+	/* the path is taken: refused, and the signals are as they were */
+	CHECK_EQ(sl_vhost_user_serve(&(struct sl_device_config){.ops = &(struct sl_device_ops){.type = "x"}, .name = "x",
+								.num_queues = 1, .max_queue_size = 1}, b.path, &err),
+		 -EADDRINUSE);
+	CHECK(strstr(err.text, "a live server"));
+	kill(pid, SIGTERM);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	CHECK(access(b.path, F_OK) < 0);
+	CHECK(!fe_alive(&f));
+	fe_close(&f);
+	bed_serve(&b);
+	bed_close(&b);
+}
+
 static const struct t_case cases[] = {
 	{"hello", hello},
 	{"refusal_without_ack", refusal_without_ack},
@@ -301,6 +362,7 @@ static const struct t_case cases[] = {
 	{"reset_device_in_flight", reset_device_in_flight},
 	{"reset_device_in_flight_threaded", reset_device_in_flight_threaded},
 	{"status_zero_in_flight", status_zero_in_flight},
+	{"served_until_a_signal", served_until_a_signal},
 };
 
 T_MAIN(cases)
