@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 KNOWN = {"truncate", "cc", "cd", "git", "man", "jq", "qemu-system-x86_64", "qemu-img", "cloud-hypervisor", "crosvm",
-         "pkg-config", "mkdir", "cp", "losetup",
+         "pkg-config", "mkdir", "cp", "losetup", "rbd", "ceph",
          "systemd-socket-activate"}
 MADE = {"./device", "./driver"}  # by the line before
 
