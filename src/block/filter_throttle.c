@@ -9,6 +9,11 @@
  * list for reads or one for all that changes the disk: a limit for writes does
  * not hold up reads, and neither overtakes its own kind.
  *
+ * While a bucket has tokens to spare, a batch of requests passes on what they
+ * are for a QUANTUM, and takes them together when it is committed. So a limit
+ * that is out of reach costs a batch, and not each of its requests, an atomic
+ * operation.
+ *
  * Of a list only as many requests have taken their tokens as can go on within
  * a QUANTUM; those behind ask when these are gone. So lists that wait for the
  * same bucket take turns, however many requests each of them holds.
@@ -37,6 +42,7 @@
 
 enum { LANE_READ, LANE_WRITE, NUM_LANES };
 
+/* Each kind: all, and then by direction. */
 enum { IOPS, IOPS_READ, IOPS_WRITE, BPS, BPS_READ, BPS_WRITE, NUM_LIMITS };
 
 /**
@@ -86,11 +92,16 @@ struct lane {
 	struct sl_timer timer;
 };
 
-/** struct throttle_channel - @now: sl_now() of this batch, 0: not looked at yet */
+/**
+ * struct throttle_channel
+ * @now:   sl_now() of this batch; 0: not looked at yet
+ * @spare: tokens that this batch may spend before it takes them
+ * @spent: of these
+ */
 struct throttle_channel {
 	struct filter_channel fc;
 	struct lane lanes[NUM_LANES];
-	uint64_t now;
+	uint64_t now, spare[NUM_LIMITS], spent[NUM_LIMITS];
 };
 
 /** struct wait - in a request's scratch; @due: when it goes on, once granted */
@@ -117,24 +128,70 @@ static struct wait *wait_of(struct block_req *req)
 	return (struct wait *)(void *)req->scratch;
 }
 
+/** struct cost - of a request: tokens of the limits of its @direction, and of those of all */
+struct cost {
+	unsigned int direction;
+	uint64_t bytes;
+};
+
+static struct cost cost_of(const struct block_req *req)
+{
+	return (struct cost){
+		.direction = req->op == BLOCK_READ ? 1 : 2,
+		.bytes = req->op == BLOCK_READ || req->op == BLOCK_WRITE ? req->len : 0,
+	};
+}
+
 /* Take what @req costs from every bucket it passes. Return: when it may go on. */
 static uint64_t take(struct throttle_group *g, const struct block_req *req, uint64_t now)
 {
-	bool read = req->op == BLOCK_READ;
-	uint64_t bytes = read || req->op == BLOCK_WRITE ? req->len : 0;
-	const struct {
-		unsigned int limit;
-		uint64_t tokens;
-	} costs[] = {{IOPS, 1}, {read ? IOPS_READ : IOPS_WRITE, 1}, {BPS, bytes}, {read ? BPS_READ : BPS_WRITE, bytes}};
-	uint64_t due = 0;
+	struct cost c = cost_of(req);
+	const uint64_t due[] = {
+		bucket_take(&g->buckets[IOPS], 1, now),
+		bucket_take(&g->buckets[IOPS + c.direction], 1, now),
+		bucket_take(&g->buckets[BPS], c.bytes, now),
+		bucket_take(&g->buckets[BPS + c.direction], c.bytes, now),
+	};
+	uint64_t last = due[0];
 
-	for (unsigned int i = 0; i < sizeof(costs) / sizeof(costs[0]); i++) {
-		uint64_t t = bucket_take(&g->buckets[costs[i].limit], costs[i].tokens, now);
+	for (unsigned int i = 1; i < sizeof(due) / sizeof(due[0]); i++)
+		last = due[i] > last ? due[i] : last;
+	return last;
+}
 
-		if (t > due)
-			due = t;
+static void begin_batch(struct throttle_channel *t)
+{
+	t->now = sl_now();
+	for (unsigned int i = 0; i < NUM_LIMITS; i++)
+		t->spare[i] = bucket_slack(&throttle_of(t)->group->buckets[i], t->now, QUANTUM);
+}
+
+/* Does @req pass on what can be spared? */
+static bool spend(struct throttle_channel *t, const struct block_req *req)
+{
+	struct cost c = cost_of(req);
+
+	if (!t->spare[IOPS] || !t->spare[IOPS + c.direction] || t->spare[BPS] < c.bytes ||
+	    t->spare[BPS + c.direction] < c.bytes)
+		return false;
+	t->spare[IOPS]--;
+	t->spare[IOPS + c.direction]--;
+	t->spare[BPS] -= c.bytes;
+	t->spare[BPS + c.direction] -= c.bytes;
+	t->spent[IOPS]++;
+	t->spent[IOPS + c.direction]++;
+	t->spent[BPS] += c.bytes;
+	t->spent[BPS + c.direction] += c.bytes;
+	return true;
+}
+
+/* From here on each request of the batch takes its own tokens. */
+static void settle(struct throttle_channel *t)
+{
+	for (unsigned int i = 0; i < NUM_LIMITS; i++) {
+		bucket_take(&throttle_of(t)->group->buckets[i], t->spent[i], t->now);
+		t->spare[i] = t->spent[i] = 0;
 	}
-	return due;
 }
 
 /* ---- lanes ---- */
@@ -223,7 +280,12 @@ static void throttle_submit(struct block_channel *c, struct block_req *req)
 		return;
 	}
 	if (!t->now)
-		t->now = sl_now();
+		begin_batch(t);
+	if (!l->head && spend(t, req)) {
+		block_forward(t->fc.below, req);
+		return;
+	}
+	settle(t);
 	if (!l->head)
 		due = take(throttle_of(t)->group, req, t->now);
 	if (l->head || due > t->now)
@@ -234,7 +296,11 @@ static void throttle_submit(struct block_channel *c, struct block_req *req)
 
 static void throttle_commit(struct block_channel *c)
 {
-	((struct throttle_channel *)c)->now = 0;
+	struct throttle_channel *t = (struct throttle_channel *)c;
+
+	if (t->now)
+		settle(t);
+	t->now = 0;
 	filter_commit(c);
 }
 
