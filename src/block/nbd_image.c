@@ -47,6 +47,7 @@
 #define RESIZE_MS 60000u      /* qemu-img */
 #define FIRST_PAUSE_MS 100u   /* before qemu-nbd is started again; doubles up to */
 #define LAST_PAUSE_MS 5000u
+#define GOOD_MS 1000u	      /* one that ran for so long may be started again soon */
 #define SOCKET_FD 3	      /* where systemd's protocol wants it */
 #define MAX_ARGS 12
 #define MS 1000000u
@@ -561,7 +562,7 @@ static void *keeper_main(void *arg)
 			fail(image, &why);
 			break;
 		}
-		if (sl_now() - start > (uint64_t)LAST_PAUSE_MS * MS)
+		if (sl_now() - start > (uint64_t)GOOD_MS * MS)
 			image->pause_ms = FIRST_PAUSE_MS;
 		if ((ended || ret) && !is_set(image, &image->closing) && !wished_size(image))
 			pause_before_next(image, &why);

@@ -139,7 +139,7 @@ static void server_killed(const char *format, const char *keys, unsigned int mib
 		io_submit(&second, &io_b, BLOCK_WRITE, n * 65536ull + 32768, 32768, data + 32768);
 		block_commit(bed.c);
 		block_commit(second.c);
-		if (i % (blocks / 2) == blocks / 3)
+		if (i % blocks == blocks / 3)
 			kill_qemu_nbd(&bed);
 		CHECK_EQ(io_wait(&bed, &io_a), 0);
 		CHECK_EQ(io_wait(&second, &io_b), 0);
