@@ -8,6 +8,7 @@
 
 static const struct device_type *const types[] = {
 	&device_blk,
+	&device_fs,
 	NULL,
 };
 #define NUM_TYPES (sizeof(types) / sizeof(types[0]) - 1)

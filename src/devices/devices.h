@@ -114,7 +114,13 @@ struct device_type {
 	void (*report_queue)(struct served_device *d, unsigned int index, const struct device_report *r);
 };
 
-extern const struct device_type device_blk;
+/** struct fs_options - @socket: where it is served; @tag: by which the guest mounts it; NULL: not given */
+struct fs_options {
+	const char *socket, *tag;
+};
+extern const struct opt_table fs_options_table;
+
+extern const struct device_type device_blk, device_fs;
 /* Tables that belong into every type's list. */
 extern const struct opt_table device_place_table, device_options_table;
 

@@ -395,6 +395,11 @@ struct sl_device *remote_device(const struct remote *r)
 	return r->device;
 }
 
+bool remote_present(const struct remote *r)
+{
+	return __atomic_load_n(&r->present, __ATOMIC_RELAXED);
+}
+
 int remote_memory(struct remote *r, const struct sl_link_region *regions, unsigned int n, struct sl_err *err)
 {
 	for (unsigned int i = 0; i < n && i < SL_LINK_MAX_REGIONS; i++) {

@@ -79,6 +79,8 @@ struct remote *remote_open(const struct remote_config *cfg, struct sl_err *err);
 struct sl_device *remote_device(const struct remote *r);
 /** remote_memory() - before the first queue starts: what the back-end is given; the descriptors are copied. 0 or -errno */
 int remote_memory(struct remote *r, const struct sl_link_region *regions, unsigned int n, struct sl_err *err);
+/** remote_present() - any thread; is there a back-end now? */
+bool remote_present(const struct remote *r);
 /** remote_leave() - control; the driver is gone: let go of the back-end, which ends its requests alone; stops end at once */
 void remote_leave(struct remote *r);
 /** remote_close() - the transport is detached; NULL allowed */

@@ -75,7 +75,7 @@ struct remote_queue {
  * @left:      the keeper has ended
  *
  * Keeper:
- * @link:      NULL: there is no back-end
+ * @link:      NULL: there is no back-end; @present: there is one, atomic, for others
  * @begun:     the epoch this back-end was told of; 0: none
  * @region, @region_epoch: inflight region, and for which life of the driver; no region: @region.fd is -1
  * @since:     when the link was made or lost
@@ -108,7 +108,7 @@ struct remote {
 
 	struct sl_link *link;
 	struct sl_features known;
-	bool is_known;
+	bool is_known, present;
 	unsigned int begun, region_epoch, retry_ms;
 	struct sl_link_inflight region;
 	uint64_t since, next_try;

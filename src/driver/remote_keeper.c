@@ -110,6 +110,7 @@ void remote_drop(struct remote *r)
 	if (r->link)
 		r->link->ops->close(r->link);
 	r->link = NULL;
+	__atomic_store_n(&r->present, false, __ATOMIC_RELAXED);
 	r->begun = 0;
 }
 
@@ -283,6 +284,7 @@ int remote_connect(struct remote *r, struct sl_err *err)
 		return is_dead(ret) ? 0 : ret;
 	}
 	r->link = l;
+	__atomic_store_n(&r->present, true, __ATOMIC_RELAXED);
 	if (r->why.text[0])
 		sl_log(SL_LOG_INFO, "%s: the back-end is %s after %.1f s", r->name, first ? "here" : "back",
 		       (double)(sl_now() - r->since) / 1e9);

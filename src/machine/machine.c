@@ -459,6 +459,8 @@ bool machine_device(const struct machine *m, unsigned int n, struct device_view 
 	};
 	if (d->server)
 		v->connected = sl_vhost_user_server_connected(d->server);
+	else if (d->remote)
+		v->connected = remote_present(d->remote);
 	else if (d->served)
 		v->connected = sl_device_status(d->served->dev) & SL_STATUS_DRIVER_OK;
 	return true;

@@ -20,10 +20,9 @@
 /**
  * struct placed_options - keys of a device that another process serves
  * @queues: 0: all that it has
- * @tag:    fs: the name to mount it by
  */
 struct placed_options {
-	const char *socket, *tag;
+	const char *socket;
 	uint64_t queues, queue_size;
 	bool packed, indirect, event_idx, in_order;
 };
@@ -84,7 +83,7 @@ static const struct remote_type remote_fs = {
 	.num_queues = 2, /* one for urgent requests, one for the others */
 };
 
-static int fs_configure(const struct placed_options *o, struct fs_config *c, struct sl_err *err)
+static int fs_configure(const struct fs_options *o, struct fs_config *c, struct sl_err *err)
 {
 	if (!o->tag)
 		return sl_err_set(err, EINVAL, "fs: tag=NAME is needed, the name by which the guest mounts it");
@@ -115,46 +114,40 @@ static const struct opt_def place_defs[] = {
 };
 static const struct opt_table place_table = {"a device in another process", place_defs};
 
-static const struct opt_def fs_defs[] = {
-	{"tag", OPT_STRING, offsetof(struct placed_options, tag), .help = "the name by which the guest mounts it"},
-	{0},
-};
-static const struct opt_table fs_table = {"fs", fs_defs};
+static const struct opt_table *const fs_tables[] = {&fs_options_table, &place_table, NULL};
+static const struct opt_table *const blk_tables[] = {&place_table, NULL};
 
-static const struct opt_table *const fs_tables[] = {&fs_table, &place_table, NULL};
-static const struct opt_table *const other_tables[] = {&place_table, NULL};
-
-static const struct device_type device_fs = {
-	.type = "fs",
-	.summary = "a directory of the host, served by a process such as virtiofsd",
-	.id = 26,
-	.tables = fs_tables,
+/** struct placed_type - a type that can be elsewhere, and the tables of its keys */
+static const struct placed_type {
+	const struct device_type *type;
+	const struct remote_type *remote;
+	const struct opt_table *const *tables;
+} placed_types[] = {
+	{&device_blk, &remote_blk, blk_tables},
+	{&device_fs, &remote_fs, fs_tables},
 };
 
-static const struct remote_type *find(struct machine_device *d, struct sl_err *err)
+static const struct placed_type *find(struct machine_device *d, struct sl_err *err)
 {
-	if (!strcmp(d->spec.type, device_fs.type)) {
-		d->type = &device_fs;
-		return &remote_fs;
-	}
 	d->type = device_type_find(d->spec.type, err);
-	if (!d->type)
-		return NULL;
-	if (d->type->id == remote_blk.id)
-		return &remote_blk;
-	sl_err_set(err, ENOTSUP, "%s: engine kvm cannot place this type in another process", d->spec.type);
+	for (size_t i = 0; d->type && i < sizeof(placed_types) / sizeof(placed_types[0]); i++)
+		if (placed_types[i].type == d->type)
+			return &placed_types[i];
+	if (d->type)
+		sl_err_set(err, ENOTSUP, "%s: engine kvm cannot place this type in another process", d->spec.type);
 	return NULL;
 }
 
-static int read_keys(struct machine_device *d, const struct remote_type *type, struct placed_options *o, struct sl_err *err)
+static int read_keys(struct machine_device *d, const struct placed_type *t, struct placed_options *o,
+		     struct fs_options *fs, struct sl_err *err)
 {
 	struct stat st;
 	int ret = opts_apply(&place_table, &d->spec, o, err);
 
-	if (!ret && type == &remote_fs)
-		ret = opts_apply(&fs_table, &d->spec, o, err);
+	if (!ret && t->type == &device_fs)
+		ret = opts_apply(&fs_options_table, &d->spec, fs, err);
 	if (!ret)
-		ret = opts_finish(type == &remote_fs ? fs_tables : other_tables, &d->spec, err);
+		ret = opts_finish(t->tables, &d->spec, err);
 	/* One that is not there yet is waited for. */
 	if (!ret && !stat(o->socket, &st) && !S_ISSOCK(st.st_mode))
 		ret = sl_err_set(err, EINVAL, "%s: socket=%s: is no socket", d->spec.type, o->socket);
@@ -175,37 +168,39 @@ static void leave_out(const struct placed_options *o, struct sl_features *withou
 
 int placed_open(struct machine_device *d, const struct device_env *env, int interrupt_fd, struct sl_err *err)
 {
-	const struct remote_type *type = find(d, err);
+	const struct placed_type *t = find(d, err);
 	struct remote_config cfg = {
-		.type = type, .control = env->control, .loops = env->loops, .num_loops = env->num_loops,
+		.control = env->control, .loops = env->loops, .num_loops = env->num_loops,
 		.first_loop = env->first_loop, .interrupt_fd = interrupt_fd,
 	};
 	struct placed_options o = {0};
-	struct fs_config fs;
+	struct fs_options fs = {0};
+	struct fs_config config;
 	char name[160];
 	int ret;
 
-	if (!type)
+	if (!t)
 		return -EINVAL;
+	cfg.type = t->remote;
 	if (d->spec.source)
 		return sl_err_set(err, EINVAL, "%s: %s: the source belongs to the process that serves socket=",
 				  d->spec.type, d->spec.source);
-	ret = read_keys(d, type, &o, err);
-	if (!ret && type == &remote_fs)
-		ret = fs_configure(&o, &fs, err);
+	ret = read_keys(d, t, &o, &fs, err);
+	if (!ret && t->type == &device_fs) {
+		ret = fs_configure(&fs, &config, err);
+		cfg.config = &config;
+		cfg.config_len = sizeof(config);
+	}
 	if (ret)
 		return ret;
-	if (type == &remote_fs) {
-		cfg.config = &fs;
-		cfg.config_len = sizeof(fs);
-	}
+	d->place.socket = o.socket;
 	snprintf(name, sizeof(name), "%s %s", d->spec.type, o.socket);
 	cfg.name = name;
 	cfg.path = o.socket;
 	cfg.num_queues = (uint16_t)o.queues;
 	cfg.queue_size = (uint16_t)o.queue_size;
 	leave_out(&o, &cfg.without);
-	if (type == &remote_blk && o.queues == 1)
+	if (t->type == &device_blk && o.queues == 1)
 		sl_features_set(&cfg.without, VIRTIO_BLK_F_MQ);
 	d->remote = remote_open(&cfg, err);
 	return d->remote ? 0 : -EIO;
