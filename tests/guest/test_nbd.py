@@ -7,7 +7,8 @@ import signal
 import subprocess
 import time
 
-from guest import check, check_image, connectable, descendants, digest_of, end_serve, finish, main, need
+from guest import BOOT, check, check_image, connectable, descendants, digest_of, end_serve, finish, main, need
+from test_control import MIB, control, in_flight, shell, until
 
 KILLS = 3
 
@@ -89,7 +90,7 @@ def nbdkit(lab, sock, disk):
     """A server, once it listens."""
     if os.path.exists(sock):
         os.unlink(sock)
-    program = lab.start("nbdkit", "--foreground", "--unix", sock, "file", disk)
+    program = lab.start("nbdkit", "--foreground", "--threads", "1", "--unix", sock, "file", disk)
     until = time.monotonic() + 10
     while not connectable(sock):
         check(time.monotonic() < until, "nbdkit does not start")
@@ -121,4 +122,38 @@ def server_killed(lab):
     check_image(lab, disk, digest)
 
 
-main([qcow2_qemu, qcow2_uml, vmdk_qemu, vmdk_uml, qemu_nbd_killed, server_killed])
+def grow_and_stop(lab):
+    """A qcow2 image and a server's disk grow under a guest; then the server stands still, and sluice ends anyway."""
+    need("nbdkit")
+    qcow2, disk, far, socks = make(lab, "qcow2"), lab.disk(64), lab.path("far"), [lab.path("s0"), lab.path("s1")]
+    store = nbdkit(lab, far, disk)
+    server = lab.serve(f"blk,{qcow2},format=qcow2,id=image,socket={socks[0]}",
+                       f"blk,nbd+unix:///?socket={far},id=far,stop-timeout=1,socket={socks[1]}",
+                       options=("--control", lab.path("c")))
+    guest = lab.qemu("shell", *socks, device=",num-queues=1")
+    shell(guest)
+    check(control(lab, "resize", "image", "288M") == {"size-bytes": 288 * MIB}, "not 288M")
+    os.truncate(disk, 96 * MIB)
+    control(lab, "refresh", "far")
+    for name, mib in (("vda", 288), ("vdb", 96)):
+        guest.say(f"until [ $(cat /sys/block/{name}/size) = {mib * 2048} ]; do usleep 100000; done; echo si''zed")
+        guest.expect("^sized")
+        guest.say(f"dd if=/bin/busybox of=/dev/{name} bs=64k count=1 seek={mib * 16 - 1} oflag=direct 2>/dev/null && "
+                  f"dd if=/dev/{name} bs=64k skip={mib * 16 - 1} iflag=direct 2>/dev/null | "
+                  "cmp -n 65536 - /bin/busybox && echo sa''me")
+        guest.expect("^same")
+    figures = control(lab, "status", "far")["devices"][0]
+    check("nbd.oldest-request-ms" in str(figures), f"no figures: {figures}")
+    store.signal(signal.SIGSTOP)
+    guest.say("(dd if=/dev/zero of=/dev/vdb bs=4k count=1 oflag=direct) &")
+    until(lambda: in_flight(lab) == 1, "no write is under way")
+    server.signal(signal.SIGTERM)
+    status = server.wait(BOOT)
+    check(status == 0, f"exit status {status}; {server.tail()}")
+    store.signal(signal.SIGCONT)
+    guest.end()
+    done = subprocess.run(["qemu-img", "check", "-f", "qcow2", qcow2], capture_output=True, text=True, check=False)
+    check(done.returncode == 0, f"qemu-img check: {done.stdout}{done.stderr}")
+
+
+main([grow_and_stop, qcow2_qemu, qcow2_uml, vmdk_qemu, vmdk_uml, qemu_nbd_killed, server_killed])
