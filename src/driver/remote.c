@@ -120,6 +120,8 @@ static void take_queue(struct remote *r, struct remote_queue *q)
 	stopped = q->stopped;
 	q->stopped = false;
 	memcpy(fault, q->fault, sizeof(fault));
+	if (!q->wanted) /* it is about an earlier life */
+		fault[0] = '\0';
 	q->fault[0] = '\0';
 	if (stopped)
 		put_mem(q);
@@ -273,8 +275,7 @@ static void watch_relay(void *arg)
 {
 	struct remote_queue *q = arg;
 
-	if (sl_watch_add(sl_queue_loop(sl_queue_at(q->r->device, q->index)), &q->relay, q->relay_fd, EPOLLIN | EPOLLET))
-		q->relay_fd = -1;
+	sl_watch_add(sl_queue_loop(sl_queue_at(q->r->device, q->index)), &q->relay, q->relay_fd, EPOLLIN | EPOLLET);
 }
 
 static void unwatch_relay(void *arg)
@@ -298,7 +299,7 @@ static int make_queues(struct remote *r, struct sl_err *err)
 		q->relay_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (q->relay_fd >= 0)
 			sl_loop_invoke(sl_queue_loop(sl_queue_at(r->device, i)), watch_relay, q);
-		if (q->own_kick < 0 || q->relay_fd < 0)
+		if (q->own_kick < 0 || !q->relay.loop)
 			return sl_err_set(err, EMFILE, "%s: eventfd: out of descriptors", r->name);
 	}
 	return 0;

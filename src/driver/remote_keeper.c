@@ -447,6 +447,10 @@ static int start_queue(struct remote *r, struct remote_queue *q, struct sl_err *
 		fail_queue(r, q, "the back-end died with requests in flight and keeps no inflight region");
 		return 0;
 	}
+	if (r->region.fd >= 0 && setup.num > r->region.queue_size) {
+		fail_queue(r, q, "it is larger than the queues that were started before, for which the inflight region was made");
+		return 0;
+	}
 	if (setup.kick_fd < 0 || setup.call_fd < 0) {
 		fail_queue(r, q, "out of descriptors");
 		return 0;

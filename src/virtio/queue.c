@@ -463,8 +463,15 @@ static void broke(void *arg)
 	device_queue_broke(arg);
 }
 
+static void forget_call(void *arg)
+{
+	((struct sl_queue *)arg)->call_fd = -1;
+}
+
 void sl_queue_stopped(struct sl_device *d, unsigned int index, uint32_t base)
 {
+	/* A call that is under way on the data loop is over when this returns: the descriptor is the transport's again. */
+	sl_loop_invoke(d->queues[index].loop, forget_call, &d->queues[index]);
 	d->queues[index].last_base = base;
 	stopped(&d->queues[index]);
 }

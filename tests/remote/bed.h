@@ -42,7 +42,7 @@ struct lane {
 /**
  * struct bed
  * @daemon: process of the back-end, 0: none
- * @lines:  what was logged
+ * @data:   loop for calls and kicks that pass through this process, on a thread; NULL: the control loop
  */
 struct bed {
 	char dir[64], socket[96], image[96];
@@ -50,7 +50,8 @@ struct bed {
 	enum board_kind kind;
 	bool packed;
 
-	struct sl_loop *loop;
+	struct sl_loop *loop, *data;
+	pthread_t data_thread;
 	struct remote *remote;
 	struct board board;
 	bool on_board;
@@ -162,6 +163,18 @@ static inline void bed_paths(struct bed *b)
 	forget_lines();
 }
 
+static inline void *run_loop(void *arg)
+{
+	sl_loop_run(arg);
+	return NULL;
+}
+
+static inline void bed_data_loop(struct bed *b)
+{
+	b->data = sl_loop_new();
+	REQUIRE(b->data && !pthread_create(&b->data_thread, NULL, run_loop, b->data));
+}
+
 static inline int bed_try(struct bed *b, const struct remote_type *type, bool packed, int interrupt_fd, struct sl_err *err)
 {
 	struct remote_config cfg = {
@@ -173,6 +186,8 @@ static inline int bed_try(struct bed *b, const struct remote_type *type, bool pa
 	b->loop = sl_loop_new();
 	REQUIRE(b->loop);
 	cfg.control = b->loop;
+	cfg.loops = &b->data;
+	cfg.num_loops = b->data != NULL;
 	if (type != &bed_type)
 		cfg.timeout_ms = 100;
 	if (!packed)
@@ -240,6 +255,11 @@ static inline void bed_close(struct bed *b)
 	if (b->on_board)
 		sl_dma_close(&b->dma);
 	daemon_end(b, SIGKILL);
+	if (b->data) {
+		sl_loop_quit(b->data);
+		pthread_join(b->data_thread, NULL);
+		sl_loop_free(b->data);
+	}
 	sl_loop_free(b->loop);
 	free(b->private);
 	unlink(b->socket);

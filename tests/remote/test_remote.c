@@ -45,13 +45,15 @@ static void works_everywhere(void)
 
 /* ---- death and return ---- */
 
-static void kill_on(enum board_kind kind, bool packed, const char *keys)
+static void kill_on(enum board_kind kind, bool packed, const char *keys, bool data_loop)
 {
 	unsigned int kills = 0;
 	uint64_t last, due;
 	struct bed b;
 
 	bed_paths(&b);
+	if (data_loop)
+		bed_data_loop(&b);
 	daemon_start(&b, keys);
 	bed_device(&b, &bed_type, packed);
 	bed_board(&b, kind);
@@ -80,9 +82,10 @@ static void kill_on(enum board_kind kind, bool packed, const char *keys)
 static void killed_under_load(void)
 {
 	for (int packed = 0; packed < 2; packed++) {
-		kill_on(BOARD_MMIO_FD, packed, ",delay-ms=2");
-		kill_on(BOARD_PCI_FD, packed, ",delay-ms=2");
-		kill_on(BOARD_PCI_INTX, packed, "");
+		kill_on(BOARD_MMIO_FD, packed, ",delay-ms=2", false);
+		kill_on(BOARD_PCI_FD, packed, ",delay-ms=2", true);
+		kill_on(BOARD_PCI_INTX, packed, "", false);
+		kill_on(BOARD_PCI_MSIX, packed, "", true);
 	}
 }
 
