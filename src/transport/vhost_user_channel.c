@@ -6,6 +6,10 @@
  * costs no memory and hears each of them once when it reads again. No request
  * asks for an answer, so nothing is ever read here; a front-end may be waiting
  * for our answer on the main socket at the same time.
+ *
+ * While no ring runs the device is suspended, and a suspended device says
+ * nothing about its configuration: QEMU would not hear it. It is told when a
+ * ring starts.
  */
 #include "transport/vhost_user_server.h"
 
@@ -52,7 +56,7 @@ void vus_channel_flush(struct sl_vhost_user_server *s)
 
 	if (c->fd < 0 || c->waiting)
 		return;
-	if (c->config_owed) {
+	if (c->config_owed && vus_rings_run(s)) {
 		if (!say(s, VU_BACKEND_CONFIG_CHANGE_MSG, NULL))
 			return;
 		c->config_owed = false;

@@ -165,14 +165,6 @@ int vus_set_log_base(struct sl_vhost_user_server *s)
 	return VUS_ANSWER;
 }
 
-static bool some_ring_runs(const struct sl_vhost_user_server *s)
-{
-	for (unsigned int i = 0; i < s->num_rings; i++)
-		if (s->rings[i].running)
-			return true;
-	return false;
-}
-
 /* Bytes for one queue: enough for the format in use, or for both while none is. */
 static uint64_t inflight_need(const struct sl_vhost_user_server *s, uint16_t queue_size)
 {
@@ -226,7 +218,7 @@ int vus_set_inflight_fd(struct sl_vhost_user_server *s)
 	struct vus_inflight region = {.num_queues = in->num_queues, .queue_size = in->queue_size};
 	struct sl_err err = {0};
 
-	if (some_ring_runs(s))
+	if (vus_rings_run(s))
 		return -EBUSY;
 	if (!inflight_counts_good(s, in) || in->mmap_offset % 8)
 		return -EINVAL;

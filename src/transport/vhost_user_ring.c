@@ -172,6 +172,15 @@ static void try_start(struct vus_ring *r)
 	r->left = 0;
 	if (r->polled && !r->s->poll_timer.set)
 		sl_timer_set(r->s->loop, &r->s->poll_timer, POLL_NS);
+	vus_channel_flush(r->s);
+}
+
+bool vus_rings_run(const struct sl_vhost_user_server *s)
+{
+	for (unsigned int i = 0; i < s->num_rings; i++)
+		if (s->rings[i].running)
+			return true;
+	return false;
 }
 
 void vus_rings_start(struct sl_vhost_user_server *s)

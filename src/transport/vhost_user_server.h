@@ -140,6 +140,8 @@ void vus_rings_init(struct sl_vhost_user_server *s);
 void vus_ring_forget(struct vus_ring *r, bool fds);
 /** vus_rings_start() - something about all rings changed: start those that are ready now */
 void vus_rings_start(struct sl_vhost_user_server *s);
+/** vus_rings_run() - does any? If not, the device is suspended */
+bool vus_rings_run(const struct sl_vhost_user_server *s);
 /** enum vus_stop - requests that the device gives up: the inflight region keeps them, or they are forgotten */
 enum vus_stop { VUS_KEEP, VUS_FORGET };
 void vus_ring_stop(struct vus_ring *r, enum vus_stop how);

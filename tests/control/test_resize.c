@@ -201,6 +201,18 @@ static void make_larger(void *arg)
 	CHECK_EQ(device_resize(b->device, 8 * MIB, &b->err), 0);
 }
 
+/* A device without a ring that runs is suspended, and says nothing. */
+static void start_ring(struct bed *b, struct sl_dma *dma, void *state)
+{
+	struct sl_features f = {.w[0] = 1ULL << SL_F_VERSION_1};
+	struct sl_link_queue queue;
+
+	REQUIRE(!sl_dma_open(dma, 0x100000, 64 << 10, &b->err));
+	REQUIRE(!b->link->ops->set_memory(b->link, &dma->region, 1, &b->err));
+	REQUIRE(sl_dma_queue(dma, &f, 16, state, &queue, &b->err));
+	REQUIRE(!b->link->ops->queue_start(b->link, 0, &queue, &b->err));
+}
+
 static void vhost_user(void)
 {
 	struct sl_vhost_user_config cfg = {.fd = -1};
@@ -210,6 +222,8 @@ static void vhost_user(void)
 	atomic_bool running = false;
 	struct sl_task task = {.fn = hello, .arg = &running};
 	pthread_t thread;
+	struct sl_dma dma;
+	void *state = malloc(sl_dq_state_size(16));
 	char socket[128];
 	struct bed b;
 
@@ -227,12 +241,15 @@ static void vhost_user(void)
 	REQUIRE(b.link);
 	negotiate(&b);
 	CHECK_EQ(capacity(&b), 4 * MIB);
+	start_ring(&b, &dma, state);
 	sl_loop_invoke(b.loop, make_larger, &b);
 	p.fd = b.link->ops->event_fd(b.link);
 	CHECK_EQ(poll(&p, 1, 20000), 1);
 	CHECK_EQ(b.link->ops->events(b.link), SL_LINK_CONFIG);
 	CHECK_EQ(capacity(&b), 8 * MIB);
 	b.link->ops->close(b.link);
+	sl_dma_close(&dma);
+	free(state);
 	sl_loop_quit(b.loop);
 	pthread_join(thread, NULL);
 	sl_vhost_user_server_stop(server, finished, &b);

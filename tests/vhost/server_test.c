@@ -155,6 +155,14 @@ static void config_change(void)
 	begin(FE_RING_FEATURES | BIT30);
 	sl_device_config_update(b.dev, 0, "z", 1); /* no channel yet: owed */
 	fe_open_channel(&f);
+	CHECK(!fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0)); /* and no ring: suspended */
+	fe_ring_up(&f, 0, 8);
+	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	CHECK_EQ(fe_get_base(&f, 0), 0);
+	sl_device_config_update(b.dev, 0, "x", 1);
+	sl_device_config_update(b.dev, 0, "w", 1);
+	CHECK(!fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
+	fe_ring_up(&f, 0, 8);
 	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
 	sl_device_config_update(b.dev, 0, "y", 1);
 	CHECK(fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
@@ -183,6 +191,7 @@ static void channel_not_read(void)
 
 	begin(FE_RING_FEATURES | BIT30);
 	fe_open_channel(&f);
+	fe_ring_up(&f, 0, 8);
 	for (int i = 0; i < 5000; i++)
 		sl_device_config_update(b.dev, 0, i % 2 ? "a" : "b", 1);
 	bed_run(&b);
@@ -213,7 +222,9 @@ static void channel_not_read(void)
 	CHECK(bed_wait(&b, &b.gone, 1));
 	fe_connect(&f, &b);
 	fe_hello(&f, FE_RING_FEATURES | BIT30, FE_ALL_PROTOCOL);
+	CHECK_EQ(fe_set_memory(&f), 0);
 	fe_open_channel(&f);
+	fe_ring_up(&f, 0, 8);
 	CHECK(!fe_told_once(&f, VU_BACKEND_CONFIG_CHANGE_MSG, 0));
 	down();
 }
