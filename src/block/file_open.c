@@ -81,6 +81,7 @@ static const struct magic {
 	{"vmdk", 0, 21, "# Disk DescriptorFile"},
 	{"vpc", 0, 8, "conectix"},
 	{"vpc", -512, 8, "conectix"},
+	{"overlay", 0, 15, "sluice overlay\n"},
 };
 
 static const char *probe_format(int fd, uint64_t size)
@@ -322,7 +323,11 @@ static int check_and_describe(struct file *f, const struct block_options *o, con
 		ret = lock_file(f->b.name, f->fd, o->read_only, err);
 	if (!ret && probe && !file_size(f->fd, f->is_device, &size)) {
 		format = probe_format(f->fd, size);
-		if (format)
+		if (format && !strcmp(format, "overlay"))
+			ret = sl_err_set(err, EINVAL,
+					 "%s: is an overlay: its base is the source, and this file its overlay=",
+					 f->b.name);
+		else if (format)
 			ret = sl_err_set(err, EINVAL,
 					 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes "
 					 "as they are",

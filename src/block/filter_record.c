@@ -133,7 +133,8 @@ static void recorded_done(struct block_req *req, int result)
 	struct block_req *origin = d->h.origin;
 	struct record_channel *r = (struct record_channel *)origin->channel;
 
-	log_event((struct recorder *)r->fc.c.block, RECORD_DONE, req, d->id, result);
+	/* Of the caller's: the stand-in may have been changed on its way. */
+	log_event((struct recorder *)r->fc.c.block, RECORD_DONE, origin, d->id, result);
 	filter_hook_put(&r->hooks, &d->h);
 	origin->done(origin, result);
 }

@@ -529,7 +529,7 @@ static void refused(void)
 {
 	static const uint64_t odd = 12345, huge = UINT64_MAX, none = 0;
 	const char *base = make_base();
-	char keys[256], line[256];
+	char keys[256], line[256], spec[256];
 	struct bed bed;
 
 	expect_refused("temporary=on,readonly=on", "blk: temporary=on and readonly=on exclude each other");
@@ -544,6 +544,13 @@ static void refused(void)
 	expect_refused(keys, line);
 
 	snprintf(keys, sizeof(keys), "overlay=%s", path_of("ovl"));
+	bed_open(&bed, "blk,%s,%s", base, keys);
+	bed_close(&bed);
+	/* It is not a disk by itself. */
+	snprintf(line, sizeof(line), "%s: is an overlay: its base is the source, and this file its overlay=",
+		 path_of("ovl"));
+	snprintf(spec, sizeof(spec), "blk,%s", path_of("ovl"));
+	CHECK(!strcmp(bed_try(&bed, spec), line));
 	bed_open(&bed, "blk,%s,%s", base, keys);
 	snprintf(line, sizeof(line), "%s: in use by another process", path_of("ovl"));
 	expect_refused(keys, line);

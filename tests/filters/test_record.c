@@ -79,6 +79,29 @@ static void failures(void)
 	log_free(&log);
 }
 
+/* What is below may change a request on its way; the log has it as it came, twice. */
+static void above_an_overlay(void)
+{
+	unsigned char buf[512] = {1};
+	const char *base = file_make("base", 1 << 20, NULL, 0);
+	struct bed bed;
+	struct log log;
+
+	bed_open(&bed, "blk,%s,overlay=%s/ovl,record=%s", base, dir, log_path());
+	CHECK_EQ(io_flags(&bed, BLOCK_WRITE, 4096, 512, buf, BLOCK_FUA), 0);
+	CHECK_EQ(io(&bed, BLOCK_WRITE, 4096, 512, buf), 0);
+	CHECK_EQ(io(&bed, BLOCK_DISCARD, 4096, 512, NULL), 0);
+	bed_close(&bed);
+	log_read(&log, log_path());
+	REQUIRE(log.n == 6);
+	for (unsigned int i = 0; i < 6; i++) {
+		CHECK_EQ(log.events[i].r->offset, 4096);
+		CHECK_EQ(log.events[i].r->len, 512);
+		CHECK_EQ(log.events[i].r->flags, i < 2 ? BLOCK_FUA : 0);
+	}
+	log_free(&log);
+}
+
 /* More at once than the filter has stand-ins: all are logged and done, in order. */
 static void many_at_once(void)
 {
@@ -249,6 +272,7 @@ static void refused(void)
 static const struct t_case cases[] = {
 	{"everything_in_order", everything_in_order},
 	{"failures", failures},
+	{"above_an_overlay", above_an_overlay},
 	{"many_at_once", many_at_once},
 	{"several_threads", several_threads},
 	{"log_that_is_full", log_that_is_full},
