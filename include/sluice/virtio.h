@@ -179,12 +179,14 @@ SL_API void sl_queue_fail(struct sl_queue *q, const char *why);
  * @queue_stopped:  control; answer to sl_queue_stop(), perhaps before that returns
  * @queue_broken:   control; the ring is broken, NEEDS_RESET is set in the status
  * @config_changed: control; the driver is to be told
+ * @shared_calls:   call descriptors are shared with somebody who may try to block us by them
  */
 struct sl_transport_ops {
 	void (*queue_call)(void *t, unsigned int index);
 	void (*queue_stopped)(void *t, unsigned int index, uint32_t base);
 	void (*queue_broken)(void *t, unsigned int index, const char *why);
 	void (*config_changed)(void *t);
+	bool shared_calls;
 };
 
 /** sl_device_attach() - control; @ops NULL detaches */

@@ -46,6 +46,7 @@ static const struct sl_transport_ops direct_ops = {
 	.queue_stopped = queue_stopped,
 	.queue_broken = queue_broken,
 	.config_changed = config_changed,
+	.shared_calls = true, /* what the caller hands over may be anything */
 };
 
 int direct_attach(struct direct *t, struct sl_device *device)

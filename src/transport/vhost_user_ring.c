@@ -26,9 +26,9 @@
 #include "transport/vhost_user_server.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
+
+#include "base/notify.h"
 
 /* How often a ring without any kick is looked at. */
 #define POLL_NS 1000000ULL
@@ -40,25 +40,10 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-/*
- * A call or error descriptor may be an eventfd or, from User-mode Linux, a socket whose other end may have gone. A full
- * one is signalled already; whether a write to it would block is up to its flags, which are the front-end's.
- */
-static void signal_fd(int fd)
-{
-	static const uint64_t one = 1;
-	struct pollfd p = {.fd = fd, .events = POLLOUT};
-
-	if (poll(&p, 1, 0) <= 0 || send(fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != ENOTSOCK)
-		return;
-	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
 static void report_failure(struct vus_ring *r)
 {
 	if (r->err >= 0) {
-		signal_fd(r->err);
+		notify_peer(r->s->loop, r->err);
 	} else if (vus_has(r->s, VU_F_INBAND_NOTIFICATIONS)) {
 		r->err_owed = true;
 		vus_channel_flush(r->s);
@@ -380,7 +365,7 @@ int vus_set_vring_call(struct sl_vhost_user_server *s)
 		sl_queue_set_call(s->device, r->index, fd);
 		/* What was used while there was nobody to call. */
 		if (old < 0 && fd >= 0)
-			signal_fd(fd);
+			notify_peer(s->loop, fd);
 	}
 	close_fd(&old);
 	return VUS_OK;
@@ -488,4 +473,5 @@ const struct sl_transport_ops vus_transport_ops = {
 	.queue_stopped = queue_stopped,
 	.queue_broken = queue_broken,
 	.config_changed = config_changed,
+	.shared_calls = true,
 };

@@ -34,7 +34,6 @@ enum queue_state { QUEUE_STOPPED, QUEUE_RUNNING, QUEUE_STOPPING };
  * @in_round:    requests that are done now are published at the end of the round
  * @staged:      chains pushed and not yet published
  * @call_fd:     -1: transport's queue_call
- * @call_may_block: it has no O_NONBLOCK
  */
 struct sl_queue {
 	struct sl_device *device;
@@ -53,7 +52,6 @@ struct sl_queue {
 	bool stopping, broken, starved, in_round, staged;
 	bool has_region, logged, forgotten, leaving;
 	int call_fd;
-	bool call_may_block;
 	void *priv;
 	const char *why; /* it is broken */
 

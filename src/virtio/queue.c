@@ -30,9 +30,9 @@
  */
 #include "virtio/internal.h"
 
+#include "base/notify.h"
+
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -91,23 +91,15 @@ static int make_slots(struct sl_queue *q, unsigned int num)
 
 /* ---- the round ---- */
 
-/* The peer's descriptor is full: it has been called already. Its flags are not ours to change, so ask. */
-static bool call_would_block(const struct sl_queue *q)
-{
-	struct pollfd p = {.fd = q->call_fd, .events = POLLOUT};
-
-	return q->call_may_block && poll(&p, 1, 0) == 0;
-}
-
 static void call_driver(struct sl_queue *q)
 {
 	static const uint64_t one = 1;
 	const struct sl_device *d = q->device;
 
 	count(&q->stats.calls, 1);
-	if (q->call_fd >= 0) {
-		if (call_would_block(q))
-			return;
+	if (q->call_fd >= 0 && d->transport && d->transport->shared_calls) {
+		notify_peer(q->loop, q->call_fd);
+	} else if (q->call_fd >= 0) {
 		while (write(q->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 			;
 	} else if (d->transport && d->transport->queue_call) {
@@ -252,14 +244,6 @@ struct start {
 	int ret;
 };
 
-static void use_call_fd(struct sl_queue *q, int fd)
-{
-	int flags = fd >= 0 ? fcntl(fd, F_GETFL) : 0;
-
-	q->call_fd = fd;
-	q->call_may_block = flags >= 0 && !(flags & O_NONBLOCK);
-}
-
 static void drop_ring(struct sl_queue *q)
 {
 	sl_watch_del(&q->kick);
@@ -291,7 +275,7 @@ static void start_on_data_loop(void *arg)
 	q->has_region = s->setup->vq.inflight;
 	q->logged = s->setup->vq.log;
 	set_in_flight(q, 0);
-	use_call_fd(q, s->setup->call_fd);
+	q->call_fd = s->setup->call_fd;
 	errno = 0;
 	q->vq = sl_vq_new(&s->setup->vq, s->mem, s->err);
 	if (!q->vq) {
@@ -330,7 +314,7 @@ static void use_call_of_setup(void *arg)
 {
 	struct start *s = arg;
 
-	use_call_fd(s->q, s->setup->call_fd);
+	s->q->call_fd = s->setup->call_fd;
 }
 
 /* The call descriptor is kept for the calls that come by way of this process. */
@@ -496,7 +480,7 @@ static void set_call(void *arg)
 {
 	struct change *c = arg;
 
-	use_call_fd(c->q, c->fd);
+	c->q->call_fd = c->fd;
 }
 
 static void set_kick(void *arg)

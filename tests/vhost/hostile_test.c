@@ -955,6 +955,39 @@ static void full_descriptors(void)
 	close(full);
 }
 
+/* A call descriptor that looked harmless, and blocks when it is too late to look again. */
+static void call_that_turns(bool threaded)
+{
+	static const uint64_t full = UINT64_MAX - 1;
+
+	for (int packed = 0; packed < 2; packed++) {
+		open_bed(threaded);
+		fe_up(&f, &b, packed);
+		for (unsigned int i = 0; i < BED_QUEUES; i++) {
+			uint64_t n;
+
+			CHECK(fe_echo(&f, i));
+			CHECK(read(f.ring[i].call, &n, sizeof(n)) == sizeof(n)); /* it does call */
+			REQUIRE(!eventfd_write(f.ring[i].call, full));
+			REQUIRE(!fcntl(f.ring[i].call, F_SETFL, 0));
+		}
+		for (int i = 0; i < 100; i++)
+			CHECK(fe_echo(&f, 0) && fe_echo(&f, 1));
+		CHECK(fe_alive(&f));
+		end();
+	}
+}
+
+static void call_that_turns_stepped(void)
+{
+	call_that_turns(false);
+}
+
+static void call_that_turns_threaded(void)
+{
+	call_that_turns(true);
+}
+
 /* ---- noise ---- */
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
@@ -1087,6 +1120,8 @@ static const struct t_case cases[] = {
 	{"b35_overlaps_and_sizes", b35_overlaps_and_sizes},
 	{"truncated_memory", truncated_memory},
 	{"full_descriptors", full_descriptors},
+	{"call_that_turns_stepped", call_that_turns_stepped},
+	{"call_that_turns_threaded", call_that_turns_threaded},
 	{"nearly_right_messages", nearly_right_messages},
 	{"random_bytes", random_bytes},
 };
