@@ -61,7 +61,7 @@ static void kill_on(enum board_kind kind, bool packed, const char *keys, bool da
 	offer_all(&b);
 	last = sl_now();
 	due = last + 20000000;
-	while (kills < 12 || !vblk_outstanding(&b.q)) {
+	while (kills < 8 || !vblk_outstanding(&b.q)) {
 		if (turn(&b, true))
 			last = sl_now();
 		REQUIRE(sl_now() - last < HANG_NS);
