@@ -132,6 +132,16 @@ def typed(lab):
         finish(guest)
 
 
+def console_in_file(lab):
+    """--console: what the guest says is in a file then, to its last word."""
+    for engine in ENGINES:
+        guest = lab.run("poweroff", "--console", "file:" + lab.path(engine), engine=engine)
+        check(guest.wait() == 0, guest.tail())
+        with open(lab.path(engine), encoding="utf-8", errors="replace") as file:
+            check("guest: ok" in file.read(), f"{engine}: the guest's words are not in the file")
+        check(not any("guest:" in line for line in guest.seen), guest.tail())
+
+
 def without_input(lab):
     """Standard input that cannot be waited for, or has ended, is no input."""
     for stdin in ("/dev/null", lab.disk(1)):
@@ -177,4 +187,4 @@ def read_until(fd, text):
 
 
 main([qemu, qemu_packed, uml, uml_packed, auto, several_disks, elsewhere, panics, terminated, interrupted, killed,
-      engine_killed, typed, without_input, terminal])
+      engine_killed, typed, console_in_file, without_input, terminal])
