@@ -26,6 +26,7 @@ bench:
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild
+	@[ -n "$$DESTDIR" ] || [ "$$(id -u)" != 0 ] || ldconfig
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-*
