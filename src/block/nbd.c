@@ -65,6 +65,8 @@
  * @lost:     it has been said that there is none
  * @leaving:  the server said that it shuts down: this connection is over
  * @flushing: a flush of our own is under way, up to @mark of the log
+ * @full:     a request waits for room in the log
+ * @flush_error: the last such flush failed with this error: who waits for room gets it as well
  * @closing:  inside nbd_close(): its callbacks say nothing
  * @settling: settle() is running further up
  * @log:      a server that dies of each request does not flood the log
@@ -78,7 +80,8 @@ struct nbd_channel {
 	struct sl_timer timer;
 	unsigned int pause_ms, n_sent, n_bounces;
 	uint64_t size, known, mark;
-	bool made, lost, leaving, flushing, closing, settling;
+	int flush_error;
+	bool made, lost, leaving, flushing, full, closing, settling;
 	struct sl_log_limit log;
 	struct deadline age;
 	struct block_req *waiting, **waiting_end, *sent, *answered, **answered_end;
@@ -329,6 +332,8 @@ static int own_flush_done(void *arg, int *error)
 	ch->flushing = false;
 	if (!*error)
 		nbd_log_flushed(nbd_of(ch)->log, ch->mark);
+	else if (*error != ENOTCONN && *error != ESHUTDOWN)
+		ch->flush_error = *error;
 	return 1;
 }
 
@@ -337,7 +342,7 @@ static void flush_log(struct nbd_channel *ch)
 	const nbd_completion_callback cb = {.callback = own_flush_done, .user_data = ch};
 	struct nbd_log *log = nbd_of(ch)->log;
 
-	if (!log || !ch->h || ch->flushing || !nbd_log_half(log))
+	if (!log || !ch->h || ch->flushing || !(ch->full || nbd_log_half(log)))
 		return;
 	ch->mark = nbd_log_mark(log);
 	ch->flushing = nbd_aio_flush(ch->h, cb, 0) >= 0;
@@ -366,6 +371,8 @@ static void drop_handle(struct nbd_channel *ch)
 	nbd_close(ch->h);
 	ch->closing = false;
 	ch->h = NULL;
+	if (nbd_of(ch)->image)
+		nbd_image_leave(nbd_of(ch)->image);
 	__atomic_sub_fetch(&nbd_of(ch)->connections, 1, __ATOMIC_RELAXED);
 	while (ch->sent) {
 		struct block_req *req = ch->sent;
@@ -439,6 +446,8 @@ static void use_handle(struct nbd_channel *ch, struct nbd_handle *h)
 {
 	struct nbd *n = nbd_of(ch);
 
+	if (n->image)
+		nbd_image_enter(n->image);
 	ch->h = h;
 	ch->size = (uint64_t)nbd_get_size(h) & ~(uint64_t)(n->b.info.block_size - 1);
 	ch->pause_ms = FIRST_PAUSE_MS;
@@ -503,10 +512,21 @@ static void begin_attempt(void *arg)
 
 /* ---- requests ---- */
 
-static void send_waiting(struct nbd_channel *ch)
+/* Room in the log for the first one that waits; false: not now. */
+static bool has_room(struct nbd_channel *ch, struct block_req *req)
 {
 	struct nbd_log *log = nbd_of(ch)->log;
+	struct job *j = job_of(req);
+	int ret = log && !j->logged ? nbd_log_reserve(log, req) : 0;
 
+	ch->full = ret < 0;
+	if (ret > 0)
+		j->logged = true;
+	return ret >= 0;
+}
+
+static void send_waiting(struct nbd_channel *ch)
+{
 	while (ch->h && ch->waiting && ch->n_sent < MAX_SENT && !is_over(ch)) {
 		struct block_req *req = ch->waiting;
 		struct job *j = job_of(req);
@@ -516,8 +536,14 @@ static void send_waiting(struct nbd_channel *ch)
 				return;
 			j->bounce = ch->bounces[--ch->n_bounces];
 		}
-		if (log && !j->logged)
-			j->logged = nbd_log_reserve(log, req);
+		if (!has_room(ch, req)) {
+			if (!ch->flush_error)
+				return;
+			wait_take(ch);
+			over(ch, req, -ch->flush_error);
+			ch->flush_error = 0;
+			continue;
+		}
 		wait_take(ch);
 		sent_add(ch, req);
 		/* Refused by a connection that has just died: it stays on the list, to be sent again. */

@@ -117,6 +117,9 @@ bool nbd_image_opened(struct nbd_image *image);
 /** nbd_image_place() - where it listens now, for nbd_place_put(); NULL: it is being started again. Any thread */
 struct nbd_place *nbd_image_place(struct nbd_image *image);
 struct nbd_log *nbd_image_log(struct nbd_image *image);
+/** nbd_image_enter(), nbd_image_leave() - a channel has a connection, and has it no more: no answer arrives from now on */
+void nbd_image_enter(struct nbd_image *image);
+void nbd_image_leave(struct nbd_image *image);
 /** nbd_image_resize() - end qemu-nbd, give the image another size, start qemu-nbd; control */
 int nbd_image_resize(struct nbd_image *image, uint64_t size, struct sl_err *err);
 void nbd_image_report(struct nbd_image *image, const struct block_report *r);
@@ -126,8 +129,12 @@ void nbd_image_close(struct nbd_image *image); /* NULL allowed; control */
 
 struct nbd_log *nbd_log_new(void); /* NULL: no memory */
 void nbd_log_free(struct nbd_log *log); /* NULL allowed */
-/** nbd_log_reserve() - room for a write of so many bytes that is about to be sent; false: send it with FUA */
-bool nbd_log_reserve(struct nbd_log *log, const struct block_req *req);
+/**
+ * nbd_log_reserve() - room for a request that is about to be sent
+ *
+ * Return: 1: there is; 0: it needs none, and is sent with FUA if it writes; -1: not now, after the next flush.
+ */
+int nbd_log_reserve(struct nbd_log *log, const struct block_req *req);
 /** nbd_log_release() - it was not written */
 void nbd_log_release(struct nbd_log *log, const struct block_req *req);
 /** nbd_log_add() - it was written, and its memory still holds what */

@@ -78,10 +78,12 @@ struct program {
  *
  * Keeper only:
  * @nbd:      the qemu-nbd
+ * @died:     the last one did not end in good order: what it had answered has to be written again
  * @pause_ms: before the next start
  *
  * @lock guards, and @changed tells of:
  * @place:    where qemu-nbd listens, NULL: nowhere now
+ * @users:    channels that may still get answers of the last qemu-nbd
  * @opened:   it is used: start it again when it ends
  * @failed:   it ended before that, for the reason @why
  * @closing:  end it for good
@@ -95,12 +97,14 @@ struct nbd_image {
 	char *argv[MAX_ARGS];
 	int wake, name;
 	struct program nbd;
+	bool died;
 	unsigned int pause_ms;
 	struct nbd_log *log;
 	struct sl_log_limit limit;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct nbd_place *place;
+	unsigned int users;
 	bool opened, failed, closing, over, resized;
 	uint64_t resize_to, restarts;
 	int resize_ret;
@@ -190,8 +194,8 @@ static bool wait_program(struct nbd_image *image, struct program *p, unsigned in
 	}
 }
 
-/* Take leave of a program: @why it ended, if it did so by itself. */
-static void bury(struct nbd_image *image, struct program *p, struct sl_err *why)
+/* Take leave of a program: @why it ended, if it did so by itself. Return: did it end well? */
+static bool bury(struct nbd_image *image, struct program *p, struct sl_err *why)
 {
 	const bool passed_on = is_passed_on(image, p);
 	siginfo_t info = {0};
@@ -217,11 +221,14 @@ static void bury(struct nbd_image *image, struct program *p, struct sl_err *why)
 	p->said = p->fd = -1;
 	p->n_line = 0;
 	p->first[0] = '\0';
+	return info.si_pid && info.si_code == CLD_EXITED && !info.si_status;
 }
 
 /* In bounded time, whatever it does. */
-static void end_program(struct nbd_image *image, struct program *p, struct sl_err *why)
+static void end_nbd(struct nbd_image *image, struct sl_err *why)
 {
+	struct program *p = &image->nbd;
+
 	if (!p->pid)
 		return;
 	kill(p->pid, SIGTERM);
@@ -229,7 +236,7 @@ static void end_program(struct nbd_image *image, struct program *p, struct sl_er
 		kill(p->pid, SIGKILL);
 		wait_program(image, p, KILL_MS, false);
 	}
-	bury(image, p, why);
+	image->died |= !bury(image, p, why);
 }
 
 /* ---- starting one ---- */
@@ -408,6 +415,17 @@ static void publish(struct nbd_image *image, struct nbd_place *at)
 	pthread_mutex_unlock(&image->lock);
 }
 
+/* Answers that the last qemu-nbd has left in a socket would come too late for the log. */
+static bool nobody_listens(struct nbd_image *image)
+{
+	bool nobody;
+
+	pthread_mutex_lock(&image->lock);
+	nobody = !image->users;
+	pthread_mutex_unlock(&image->lock);
+	return nobody;
+}
+
 /* Give a new qemu-nbd what the last one took with it. */
 static int recover(struct nbd_image *image, struct nbd_place *at, struct sl_err *err)
 {
@@ -418,15 +436,21 @@ static int recover(struct nbd_image *image, struct nbd_place *at, struct sl_err 
 
 	if (!a)
 		return sl_err_set(err, EAGAIN, "no thread to connect");
-	while (!nbd_attempt_wait(a, 10) && sl_now() < until && !is_set(image, &image->closing))
+	while (!(nbd_attempt_wait(a, 10) && nobody_listens(image)) && sl_now() < until &&
+	       !is_set(image, &image->closing))
 		if (wait_program(image, &image->nbd, 1, false))
 			break;
 	ret = nbd_attempt_end(a, &h, err);
+	if (!ret && !nobody_listens(image))
+		ret = sl_err_set(err, EBUSY, "a connection to the last one is not given up");
 	if (!ret) {
 		ret = nbd_log_replay(image->log, h, err);
+	}
+	if (h) {
 		nbd_aio_disconnect(h, 0);
 		nbd_close(h);
 	}
+	image->died = ret != 0;
 	return ret;
 }
 
@@ -441,7 +465,7 @@ static int begin(struct nbd_image *image, struct sl_err *why)
 	at = make_place(image, why);
 	if (!at)
 		return -ENOMEM;
-	ret = is_set(image, &image->opened) ? recover(image, at, why) : 0;
+	ret = image->died ? recover(image, at, why) : 0;
 	if (ret)
 		nbd_place_put(at);
 	else
@@ -473,7 +497,6 @@ static int run_qemu_img(struct nbd_image *image, uint64_t size, struct sl_err *e
 	char program[] = "qemu-img", resize[] = "resize", quiet[] = "-q", f[] = "-f", end[] = "--", bytes[24];
 	char *argv[] = {program, resize, quiet, f, image->format, end, image->path, bytes, NULL};
 	struct program img = {.fd = -1, .said = -1};
-	siginfo_t info = {0};
 	int ret;
 
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)size);
@@ -483,9 +506,7 @@ static int run_qemu_img(struct nbd_image *image, uint64_t size, struct sl_err *e
 	if (!wait_program(image, &img, RESIZE_MS, false))
 		kill(img.pid, SIGKILL);
 	wait_program(image, &img, KILL_MS, false);
-	waitid(P_PID, (id_t)img.pid, &info, WEXITED | WNOHANG | WNOWAIT);
-	bury(image, &img, err);
-	if (info.si_pid && info.si_code == CLD_EXITED && !info.si_status) {
+	if (bury(image, &img, err)) {
 		err->text[0] = '\0';
 		return 0;
 	}
@@ -556,7 +577,7 @@ static void *keeper_main(void *arg)
 		wish_is_over(image);
 		ended = wait_program(image, &image->nbd, ret ? 1 : 0, true);
 		publish(image, NULL);
-		end_program(image, &image->nbd, ended ? &why : &asked);
+		end_nbd(image, ended ? &why : &asked);
 		close_name(image);
 		if (!is_set(image, &image->opened)) {
 			fail(image, &why);
@@ -648,6 +669,20 @@ struct nbd_place *nbd_image_place(struct nbd_image *image)
 struct nbd_log *nbd_image_log(struct nbd_image *image)
 {
 	return image->log;
+}
+
+void nbd_image_enter(struct nbd_image *image)
+{
+	pthread_mutex_lock(&image->lock);
+	image->users++;
+	pthread_mutex_unlock(&image->lock);
+}
+
+void nbd_image_leave(struct nbd_image *image)
+{
+	pthread_mutex_lock(&image->lock);
+	image->users--;
+	pthread_mutex_unlock(&image->lock);
 }
 
 int nbd_image_resize(struct nbd_image *image, uint64_t size, struct sl_err *err)

@@ -12,10 +12,13 @@
  * Two writes of the same block are in the right order here when the guest
  * waited for the first, and one that does not wait cannot know which is last.
  *
+ * So every write is here, also one that is durable by itself: one that is
+ * missing would be undone by an older one of the same block.
+ *
  * A ring of bytes, whose pages come into being when they are used. Room is
  * reserved before a write is sent, so that there is some when it is answered.
- * Without room it is sent with FUA and needs none; before it comes to that,
- * the channels send flushes of their own.
+ * A write without room waits; the channels send flushes of their own to make
+ * some. One that is larger than the ring goes with FUA while the ring is empty.
  */
 #include <errno.h>
 #include <libnbd.h>
@@ -79,33 +82,36 @@ void nbd_log_free(struct nbd_log *log)
 
 /* ---- writing down ---- */
 
-/* Bytes that a request takes; 0: it takes none, as it changes nothing or is durable by itself. */
-static uint64_t room(enum block_op op, unsigned int flags, uint64_t len)
+/* Bytes that a request takes; 0: it changes nothing. */
+static uint64_t room(enum block_op op, uint64_t len)
 {
-	if (op == BLOCK_READ || op == BLOCK_FLUSH || (flags & BLOCK_FUA))
+	if (op == BLOCK_READ || op == BLOCK_FLUSH)
 		return 0;
 	return UNIT + (op == BLOCK_WRITE ? (len + UNIT - 1) / UNIT * UNIT : 0);
 }
 
-bool nbd_log_reserve(struct nbd_log *log, const struct block_req *req)
+int nbd_log_reserve(struct nbd_log *log, const struct block_req *req)
 {
-	uint64_t n = room(req->op, req->flags, req->len);
-	bool fits;
+	uint64_t n = room(req->op, req->len);
+	int ret = -1;
 
 	if (!n)
-		return false;
+		return 0;
 	pthread_mutex_lock(&log->lock);
-	fits = n <= SIZE - log->used - log->reserved;
-	if (fits)
+	if (n <= SIZE - log->used - log->reserved) {
 		log->reserved += (uint32_t)n;
+		ret = 1;
+	} else if (n > SIZE && !log->used) {
+		ret = 0;
+	}
 	pthread_mutex_unlock(&log->lock);
-	return fits;
+	return ret;
 }
 
 void nbd_log_release(struct nbd_log *log, const struct block_req *req)
 {
 	pthread_mutex_lock(&log->lock);
-	log->reserved -= (uint32_t)room(req->op, req->flags, req->len);
+	log->reserved -= (uint32_t)room(req->op, req->len);
 	pthread_mutex_unlock(&log->lock);
 }
 
@@ -119,7 +125,7 @@ static void put_bytes(struct nbd_log *log, uint32_t at, const void *from, size_t
 
 void nbd_log_add(struct nbd_log *log, const struct block_req *req)
 {
-	const uint32_t n = (uint32_t)room(req->op, req->flags, req->len);
+	const uint32_t n = (uint32_t)room(req->op, req->len);
 	uint32_t at;
 
 	pthread_mutex_lock(&log->lock);
@@ -146,7 +152,7 @@ static const struct entry *oldest(const struct nbd_log *log)
 static void forget_oldest(struct nbd_log *log)
 {
 	const struct entry *e = oldest(log);
-	const uint32_t n = (uint32_t)room(e->op, e->flags, e->len);
+	const uint32_t n = (uint32_t)room(e->op, e->len);
 
 	log->start = (log->start + n) % SIZE;
 	__atomic_store_n(&log->used, log->used - n, __ATOMIC_RELAXED);
@@ -210,7 +216,7 @@ int nbd_log_replay(struct nbd_log *log, struct nbd_handle *h, struct sl_err *err
 		return 0;
 	while (left) {
 		const struct entry *e = (const struct entry *)(const void *)(log->ring + at);
-		const uint32_t n = (uint32_t)room(e->op, e->flags, e->len);
+		const uint32_t n = (uint32_t)room(e->op, e->len);
 
 		if (e->op == BLOCK_WRITE ? write_again(log, h, e, (at + UNIT) % SIZE) : space_again(h, e))
 			return sl_err_set(err, EIO, "what it had answered cannot be written again: %s", nbd_say());

@@ -190,6 +190,9 @@ static void log_of_everything(void)
 	CHECK_EQ(io_flags(&bed, BLOCK_WRITE_ZEROES, 3 * MiB, MiB, NULL, BLOCK_UNMAP), 0);
 	memset(data + 3 * MiB, 0, MiB);
 	CHECK_EQ(io(&bed, BLOCK_DISCARD, 60 * MiB, MiB, NULL), 0);
+	/* what is durable is not undone by what is older and is not */
+	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, MiB, data + 5 * MiB), 0);
+	CHECK_EQ(io_flags(&bed, BLOCK_WRITE, 0, MiB, data, BLOCK_FUA), 0);
 	kill_qemu_nbd(&bed);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 40 * MiB, back), 0);
 	CHECK(!memcmp(data, back, 40 * MiB));
