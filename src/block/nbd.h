@@ -117,7 +117,7 @@ bool nbd_image_opened(struct nbd_image *image);
 /** nbd_image_place() - where it listens now, for nbd_place_put(); NULL: it is being started again. Any thread */
 struct nbd_place *nbd_image_place(struct nbd_image *image);
 struct nbd_log *nbd_image_log(struct nbd_image *image);
-/** nbd_image_enter(), nbd_image_leave() - a channel has a connection, and has it no more: no answer arrives from now on */
+/** nbd_image_enter(), nbd_image_leave() - a channel has a connection; it has none any more, and gets no late answer */
 void nbd_image_enter(struct nbd_image *image);
 void nbd_image_leave(struct nbd_image *image);
 /** nbd_image_resize() - end qemu-nbd, give the image another size, start qemu-nbd; control */
