@@ -9,7 +9,7 @@ Then, for a choice of places in the log, images are built as a power cut there
 could have left them: with what is durable, and with some, all, or parts of the
 changes that are not. Each must recover. WORKLOAD is workload.c, compiled.
 
-  --every N   cut at every Nth event; 1: everywhere, which takes long. Default: some 120 cuts
+  --every N   cut at every Nth event; 1: everywhere, which takes long. Default: some 90 cuts
   --states N  different images for each cut [3]
 
 That the check can fail is proved with the same log, played on a disk that
@@ -33,7 +33,7 @@ import guest as lab_of  # noqa: E402 (needs the path)
 MIB = 1 << 20
 DISK, FILE_SYSTEM = 32 * MIB, 28 * MIB  # what is behind the file system is for the marks
 ROUNDS = 24
-CUTS = 120
+CUTS = 90
 LIES = 10  # one flush of so many is ignored, to see that this is noticed
 
 
