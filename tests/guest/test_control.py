@@ -71,6 +71,16 @@ def resize_serve(lab):
     end_serve(server)
 
 
+def quit_run(lab):
+    """quit is SIGTERM by other means."""
+    guest = lab.run("shell", "--control", lab.path("c"), "--device", f"blk,{lab.disk(64)}", engine="uml")
+    shell(guest)
+    check(control(lab, "status")["devices"][0]["connected"], "the guest does not use its disk")
+    check(control(lab, "quit") == {}, "no quit")
+    status = guest.wait()
+    check(status == 1 and "told to end" in guest.tail(), f"exit status {status}; {guest.tail()}")
+
+
 # ---- a store that does not answer ----
 
 STALLED = "delay-op=write,delay-ms=600000,stop-timeout=1"
@@ -131,4 +141,4 @@ def successor(lab):
 
 
 if __name__ == "__main__":
-    main([resize_run_qemu, resize_run_uml, resize_serve, pause, reboot, successor])
+    main([resize_run_qemu, resize_run_uml, resize_serve, quit_run, pause, reboot, successor])
