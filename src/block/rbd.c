@@ -23,7 +23,7 @@
  * An operation whose request has been given up (req is NULL) still takes its
  * place in the lane. So a guest that tries again and again while nothing comes
  * back soon waits for a place, with its timeout running, and librbd does not
- * collect operations without bound.
+ * collect operations, or copies of data, without bound.
  *
  * Bounds: librbd clips what crosses the image's end and says that all went
  * well. block_submit() checks against info.size, which changes by a refresh;
@@ -46,7 +46,8 @@
 #define MAX_OPS 256u		/* operations under way on one channel */
 #define READ_PIECE (256u << 10) /* bytes of a bounce buffer */
 #define WRITE_PIECE (4u << 20)
-#define SPACE_PIECE (1u << 30) /* of a discard or write-zeroes */
+#define SPACE_PIECE (64u << 20) /* of a discard or write-zeroes */
+#define MAX_WRITTEN (64u << 20) /* bytes under way on one channel, which librbd has copies of; one piece more at most */
 #define PIECE_IOVS 128u
 #define DISCARD_GRANULARITY (64u << 10) /* librbd ignores smaller ones */
 #define PHYSICAL_BLOCK 4096u		/* what an OSD allocates on a solid-state disk */
@@ -63,6 +64,7 @@ struct rbd {
  * @next: on the list of free ones, or of those librbd is done with
  * @req:  whose piece it is; NULL: nobody's any more
  * @at, @len: the piece, bytes from the request's start
+ * @written:  of a write, its bytes
  */
 struct rbd_op {
 	struct rbd_op *next;
@@ -70,7 +72,7 @@ struct rbd_op {
 	struct block_req *req;
 	unsigned char *bounce;
 	uint64_t at;
-	uint32_t len;
+	uint32_t len, written;
 	int64_t result;
 };
 
@@ -80,10 +82,12 @@ struct rbd_op {
  * @answered: atomic: stack of operations librbd is done with
  * @lock:     guards @closed, for those who send @task
  * @closed:   the channel is gone, and maybe its loop
+ * @written:  bytes of writes under way
  */
 struct rbd_lane {
 	unsigned int refs;
 	struct rbd_op *answered, *free;
+	uint64_t written;
 	struct sl_loop *loop;
 	struct sl_task task;
 	pthread_mutex_t lock;
@@ -311,6 +315,8 @@ static int issue(struct rbd_channel *ch, struct block_req *req)
 		return ret;
 	}
 	l->free = next;
+	op->written = req->op == BLOCK_WRITE ? op->len : 0;
+	l->written += op->written;
 	j->ops++;
 	if (req->op != BLOCK_FLUSH && !j->syncing)
 		j->given += op->len;
@@ -329,7 +335,7 @@ static void finish(struct rbd_channel *ch, struct block_req *req)
 /* Hand to librbd what waits, as long as there are operations. */
 static void issue_waiting(struct rbd_channel *ch)
 {
-	while (ch->waiting && ch->lane->free) {
+	while (ch->waiting && ch->lane->free && ch->lane->written < MAX_WRITTEN) {
 		struct block_req *req = ch->waiting;
 		struct job *j = job_of(req);
 
@@ -396,6 +402,7 @@ static void answers(void *arg)
 	while (fifo) {
 		op = fifo;
 		fifo = op->next;
+		l->written -= op->written;
 		if (op->req)
 			piece_over(ch, op);
 		op->next = l->free;

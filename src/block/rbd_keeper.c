@@ -271,6 +271,8 @@ static void resize(struct rbd_keeper *k)
 	k->resize_ret = ret;
 	k->resized = true;
 	pthread_cond_signal(&k->answer);
+	if (k->watcher) /* who asked for it may have stopped waiting */
+		block_changed(k->watcher);
 }
 
 static void *keeper_main(void *arg)

@@ -478,6 +478,54 @@ static void abandoned(void)
 	free(b);
 }
 
+#define MANY 5
+#define EACH 300
+
+/* However much guests want of a cluster that does not answer, the loop goes on, and with it a neighbour. */
+static void much(void)
+{
+	unsigned char *a = malloc(48 * MiB), b[512];
+	struct io *more = calloc(MANY * EACH, sizeof(*more)), big[4];
+	struct bed bed[MANY] = {0}, sibling;
+	struct sl_err err;
+
+	new_image("wanted", 256);
+	bed_open(&bed[0], "blk,rbd:rbd/wanted");
+	bed_open(&sibling, "blk,memory:1M");
+	fill(a, 48 * MiB, 5);
+	CHECK_EQ(io(&bed[0], BLOCK_WRITE, 0, 48 * MiB, a), 0);
+	for (unsigned int i = 1; i < MANY; i++) {
+		bed[i] = bed[0];
+		bed[i].c = block_attach(bed[0].block, bed[0].loop, &err);
+		REQUIRE(bed[i].c);
+	}
+	osd_stop();
+	for (unsigned int i = 0; i < MANY * EACH; i++)
+		io_submit(&bed[i % MANY], &more[i], BLOCK_READ, i * 4096, 4096, a);
+	for (unsigned int i = 0; i < 4; i++)
+		io_submit(&bed[0], &big[i], BLOCK_WRITE, i * 48 * MiB, 48 * MiB, a);
+	for (unsigned int i = 0; i < MANY; i++)
+		block_commit(bed[i].c);
+	CHECK_EQ(io(&sibling, BLOCK_READ, 0, 512, b), 0);
+	step_ms(&bed[0], 50);
+	for (unsigned int i = 0; i < MANY; i++) {
+		CHECK(block_abandon(bed[i].c));
+		block_commit(bed[i].c);
+		if (i)
+			block_detach(bed[i].c);
+	}
+	for (unsigned int i = 0; i < MANY * EACH; i++)
+		CHECK(more[i].dones == 1 && more[i].result == -ETIMEDOUT);
+	osd_go_on();
+	CHECK_EQ(io(&bed[0], BLOCK_WRITE, 0, 48 * MiB, a), 0); /* there is room again */
+	CHECK_EQ(io(&bed[0], BLOCK_READ, 47 * MiB, 512, b), 0);
+	CHECK(!memcmp(a + 47 * MiB, b, 512));
+	bed_close(&sibling);
+	bed_close(&bed[0]);
+	free(more);
+	free(a);
+}
+
 /* The OSD is dead: the device ends all the same. Then nobody holds up a next one for longer than the cluster takes. */
 static void closed_while_dead(void)
 {
@@ -512,6 +560,7 @@ static const struct t_case cases[] = {
 	{"osd_lost", osd_lost},
 	{"timeout", timeout},
 	{"abandoned", abandoned},
+	{"much", much},
 	{"closed_while_dead", closed_while_dead},
 };
 
