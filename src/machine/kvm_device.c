@@ -216,6 +216,19 @@ static int connect_mmio(struct kvm_device *d, const struct acpi_mmio *at)
 	return ret;
 }
 
+/* The interrupt's eventfd, and the one for acknowledgements, as far as the keys allow them. */
+static int mmio_events(struct kvm_device *d, struct sl_err *err)
+{
+	if (!d->link.irqfd)
+		return 0;
+	d->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->call >= 0 && d->link.ioeventfd)
+		d->ack = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->call < 0 || (d->link.ioeventfd && d->ack < 0))
+		return sl_err_set(err, errno, "eventfd: %s", strerror(errno));
+	return 0;
+}
+
 static int attach_mmio(struct kvm_device *d, struct sl_err *err)
 {
 	struct kvm_bus *bus = d->bus;
@@ -228,9 +241,9 @@ static int attach_mmio(struct kvm_device *d, struct sl_err *err)
 	if (bus->num_mmio == BOARD_MAX_MMIO)
 		return sl_err_set(err, E2BIG, "%s: no room for more than %d devices with transport=mmio",
 				  sl_device_name(d->dev), BOARD_MAX_MMIO);
-	if ((d->link.irqfd && (d->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) ||
-	    (d->link.irqfd && d->link.ioeventfd && (d->ack = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0))
-		return sl_err_set(err, errno, "eventfd: %s", strerror(errno));
+	ret = mmio_events(d, err);
+	if (ret)
+		return ret;
 	env.irq_fd = d->call;
 	d->mmio = mmio_new(d->dev, &env, err);
 	if (!d->mmio)
