@@ -25,8 +25,9 @@ def idle_filters(bench):
 
 
 def measured(bench, backend, *options):
-    """The median rate of some runs."""
-    runs = sorted(bench.load(backend, *options, seconds=SECONDS)["iops"] for _ in range(min(bench.o.runs, 3)))
+    """The median rate of some runs. The front-end sleeps: one that polls may be kept from asking for its share."""
+    runs = sorted(bench.load(backend, "--depth", "32", "--interrupt", *options, seconds=SECONDS)["iops"]
+                  for _ in range(min(bench.o.runs, 3)))
     return runs[len(runs) // 2]
 
 
@@ -36,13 +37,13 @@ def held_rates(bench):
         bench.say(f"limit of {rate} IOPS")
         backend = bench.serve(f"blk,null:1G,iops={rate}")
         try:
-            rows.append({"key": "iops", "limit": rate, "iops": measured(bench, backend, "--depth", "32")})
+            rows.append({"key": "iops", "limit": rate, "iops": measured(bench, backend)})
         finally:
             backend.stop()
     bench.say("limit of 100 MiB/s")
     backend = bench.serve("blk,null:1G,bps=100M")
     try:
-        rows.append({"key": "bps", "limit": 1600, "iops": measured(bench, backend, "--bs", "64K", "--depth", "32")})
+        rows.append({"key": "bps", "limit": 1600, "iops": measured(bench, backend, "--bs", "64K")})
     finally:
         backend.stop()
     return rows
