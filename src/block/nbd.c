@@ -43,6 +43,7 @@
 #include <libnbd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <sluice/log.h>
 
@@ -51,6 +52,7 @@
 #define LAST_PAUSE_MS 2000u
 #define RESTART_PAUSE_MS 20u  /* before asking again whether our own qemu-nbd has started */
 #define MAX_SENT 64u	      /* pieces under way on one connection */
+#define MAX_ANSWERS 32u	      /* passed on at a time */
 #define MAX_SPACE (1u << 30)  /* of a discard or write-zeroes */
 #define NUM_BOUNCES 16u
 #define MS 1000000u
@@ -580,6 +582,26 @@ static void settle(struct nbd_channel *ch)
 	ch->settling = false;
 }
 
+static bool has_more(const struct nbd_channel *ch)
+{
+	char byte;
+
+	return recv(ch->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+/* libnbd takes one answer at a time. Those that have arrived meanwhile are passed on together, with one call to the
+ * guest. Not just tried for: without one, libnbd would send nothing before the next has come. */
+static void read_answers(struct nbd_channel *ch)
+{
+	unsigned int before, left = MAX_ANSWERS;
+
+	do {
+		before = ch->n_sent;
+		nbd_aio_notify_read(ch->h);
+	} while (--left && ch->n_sent && ch->n_sent < before && !is_over(ch) && (direction(ch->h) & EPOLLIN) &&
+		 has_more(ch));
+}
+
 /* One of the two calls: the first may change what may be called next. nbd_poll() would call what may not be called
  * when a server hangs up at once. */
 static void event(void *arg, uint32_t events)
@@ -588,7 +610,7 @@ static void event(void *arg, uint32_t events)
 	const uint32_t dir = direction(ch->h), bad = EPOLLERR | EPOLLHUP;
 
 	if ((dir & EPOLLIN) && (events & (EPOLLIN | bad)))
-		nbd_aio_notify_read(ch->h);
+		read_answers(ch);
 	else if ((dir & EPOLLOUT) && (events & (EPOLLOUT | bad)))
 		nbd_aio_notify_write(ch->h);
 	settle(ch);
