@@ -37,10 +37,10 @@
  * flush (nbd_log.c).
  */
 #include "block/nbd.h"
+#include "block/nbd_lib.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <libnbd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>

@@ -15,9 +15,9 @@
  * key that both sides share (PSK) proves both sides wherever they are.
  */
 #include "block/nbd.h"
+#include "block/nbd_lib.h"
 
 #include <errno.h>
-#include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -197,9 +197,12 @@ static bool is_local(const struct nbd_place *at)
 static int make(const struct nbd_place *at, unsigned int limit_ms, int cancel, struct nbd_handle **out,
 		struct sl_err *why)
 {
-	struct nbd_handle *h = nbd_create();
-	int ret;
+	int ret = nbd_load(why);
+	struct nbd_handle *h;
 
+	if (ret)
+		return ret;
+	h = nbd_create();
 	if (!h)
 		return say_why(at, why);
 	nbd_set_pread_initialize(h, false); /* what is not read is not looked at */

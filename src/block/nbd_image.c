@@ -20,7 +20,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libnbd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -39,6 +38,7 @@
 #include <sluice/log.h>
 
 #include "block/nbd.h"
+#include "block/nbd_lib.h"
 
 #define EXIT_NO_PROGRAM 127
 #define CONNECT_MS 10000u

@@ -21,13 +21,13 @@
  * some. One that is larger than the ring goes with FUA while the ring is empty.
  */
 #include <errno.h>
-#include <libnbd.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "block/nbd.h"
+#include "block/nbd_lib.h"
 
 #define SIZE (32u << 20)      /* a multiple of UNIT */
 #define UNIT 64u	      /* everything starts at a multiple, so that a struct entry never goes over the end */

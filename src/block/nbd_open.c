@@ -3,10 +3,10 @@
 #include "block/nbd.h"
 
 #include <errno.h>
-#include <libnbd.h>
 #include <string.h>
 
 #include "block/deadline.h"
+#include "block/nbd_lib.h"
 
 #define CONNECT_MS 10000u     /* for connecting and negotiating */
 #define REFRESH_MS 3000u      /* the same, while the control loop waits for it */
