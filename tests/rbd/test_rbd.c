@@ -215,6 +215,23 @@ static void snapshot(void)
 	CHECK(!shell("rbd snap rm --no-progress rbd/snapped@one"));
 }
 
+static void namespaces(void)
+{
+	unsigned char a[512] = {1}, b[512];
+	struct bed bed;
+
+	new_image("same", 16);
+	REQUIRE(!shell("rbd namespace create rbd/west && rbd create --size 32M rbd/west/same"));
+	bed_open(&bed, "blk,rbd:rbd/same,namespace=west,user=admin");
+	CHECK_EQ(bed.block->info.size, 32 * MiB);
+	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, sizeof(a), a), 0);
+	bed_close(&bed);
+	bed_open(&bed, "blk,rbd:rbd/same");
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, sizeof(b), b), 0);
+	CHECK(all_zero(b, sizeof(b)));
+	bed_close(&bed);
+}
+
 static void refused(const char *spec, const char *why)
 {
 	struct bed bed;
@@ -554,6 +571,7 @@ static void closed_while_dead(void)
 static const struct t_case cases[] = {
 	{"round_trip", round_trip},
 	{"snapshot", snapshot},
+	{"namespaces", namespaces},
 	{"one_line_each", one_line_each},
 	{"second_writer", second_writer},
 	{"resized", resized},
