@@ -92,6 +92,7 @@ struct blk {
  * struct blk_queue
  * @batch, @batch_end: requests since the last commit
  * @commit:            for what is submitted while requests finish
+ * @limit:             of lines about requests that the source failed
  */
 struct blk_queue {
 	struct blk *blk;
@@ -100,6 +101,7 @@ struct blk_queue {
 	struct sl_req *batch, **batch_end;
 	struct sl_task commit;
 	const struct sl_features *features;
+	struct sl_log_limit limit;
 };
 
 /**
@@ -147,11 +149,35 @@ static uint8_t status_of(int result)
 	return result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
+/* Did the driver ask for what cannot be, so that block_submit() refused it? */
+static bool is_drivers_fault(const struct blk *blk, const struct block_req *b, int result)
+{
+	uint64_t size = block_size_now(blk->source);
+
+	if (result == -ENOSPC && b->op != BLOCK_FLUSH)
+		return b->offset > size || b->len > size - b->offset;
+	return result == -EINVAL || result == -EROFS || result == -EOPNOTSUPP;
+}
+
+/* A disk that fails is for the host to know, too. */
+static void complain(struct blk_queue *bq, const struct block_req *b, int result)
+{
+	static const char *const what[BLOCK_NUM_OPS] = {
+		[BLOCK_READ] = "read", [BLOCK_WRITE] = "write", [BLOCK_FLUSH] = "flush", [BLOCK_DISCARD] = "discard",
+		[BLOCK_WRITE_ZEROES] = "write zeroes", [BLOCK_SECURE_ERASE] = "secure erase",
+	};
+
+	if (!is_drivers_fault(bq->blk, b, result))
+		sl_log_limited(&bq->limit, SL_LOG_WARN, "%s: %s: %s", bq->blk->source->name, what[b->op], strerror(-result));
+}
+
 static void count_done(struct blk_queue *bq, const struct block_req *b, int result)
 {
 	struct blk_stats *s = bq->stats;
 
 	count(&s->done[b->op], 1);
+	if (result)
+		complain(bq, b, result);
 	if (!result && b->op == BLOCK_READ)
 		count(&s->read_bytes, b->len);
 	else if (!result && b->op == BLOCK_WRITE)

@@ -138,6 +138,7 @@ def full(lab):
         guest = lab.qemu("full sluice.mib=40", sock, device=",num-queues=1")
         guest.expect("guest: write failed as it should")
         finish(guest)
+    server.expect("disk: write: No space left on device")
     end_serve(server)
 
 
