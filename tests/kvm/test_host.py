@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The engine kvm with guests of a few instructions, on this host's own /dev/kvm, however slow that is."""
+import fcntl
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
@@ -170,20 +172,35 @@ def power_button(lab):
 
 
 def terminal_is_restored(lab):
-    """Ctrl-A x on a terminal ends the run and leaves the terminal as it was."""
-    path = program(lab, text("up\n") + SPIN)
+    """However the run ends, the terminal is as it was."""
+    def settings(terminal):
+        return subprocess.run(["stty", "-a"], stdin=terminal, stdout=subprocess.PIPE, check=True).stdout
+
     main_end, side = pty.openpty()
-    with subprocess.Popen(["stty", "-a"], stdin=side, stdout=subprocess.PIPE) as stty:
-        before = stty.stdout.read()
-    with subprocess.Popen([SLUICE, "run", "--engine", "kvm", "--kernel", path], stdin=side, stdout=side,
-                          stderr=subprocess.DEVNULL) as process:
-        seen = b""
-        while b"up" not in seen:
-            seen += os.read(main_end, 100)
-        os.write(main_end, b"\x01x")
-        check(process.wait(20) == 1, "another exit status than 1")
-    with subprocess.Popen(["stty", "-a"], stdin=side, stdout=subprocess.PIPE) as stty:
-        check(before == stty.stdout.read(), "the terminal is not as it was")
+    before = settings(side)
+    for keys, number, code, load, status in (
+            (b"\x01x", 0, text("up\n") + SPIN, LOAD, 1),
+            (b"\x03", 0, text("up\n") + SPIN, LOAD, 1),
+            (b"", signal.SIGTERM, text("up\n") + SPIN, LOAD, 1),
+            (b"", 0, text("up\n") + OFF, LOAD, 0),
+            (b"", 0, text("up\n") + b"\xdb\x2d" + struct.pack("<I", 0xd0000000), LOAD, 1),
+            (b"", 0, OFF, 0x40000000, 1)):  # where there is no memory: it does not even start
+        path = program(lab, code, load=load)
+        with subprocess.Popen([SLUICE, "run", "--engine", "kvm", "--kernel", path], stdin=side, stdout=side,
+                              stderr=subprocess.DEVNULL, start_new_session=True,
+                              preexec_fn=lambda: fcntl.ioctl(side, termios.TIOCSCTTY, 1)) as process:
+            seen = b""
+            while load == LOAD and b"up" not in seen:
+                seen += os.read(main_end, 100)
+            if code.endswith(SPIN):
+                check(settings(side) != before, "the terminal is not raw")
+            if keys:
+                os.write(main_end, keys)
+            if number:
+                process.send_signal(number)
+            got = process.wait(20)
+            check(got == status, f"{keys} {number}: exit status {got}, not {status}")
+        check(before == settings(side), f"{keys} {number}: the terminal is not as it was")
     os.close(main_end)
     os.close(side)
 
