@@ -4,8 +4,7 @@
 4 KiB, random, depth 32. nbdkit runs on processor 1. On processor 0 is what
 uses it: the loop, or `sluice serve` and its front-end together, which sleeps
 between completions and not polls, as a polling one would take that processor
-for itself. With qcow2 the back-ends, qemu-nbd among them, are on processor 0
-and a polling front-end on processor 1.
+for itself. With qcow2 nobody is bound to a processor.
 """
 import json
 import os
@@ -56,10 +55,27 @@ def against_loop(bench, out):
         nbdkit.stop()
 
 
+def helpers(backend):
+    """The back-end's own qemu-nbd, if it has one."""
+    return subprocess.run(["pgrep", "-P", str(backend.process.pid), "-x", "qemu-nbd"], capture_output=True, text=True,
+                          check=False).stdout.split()
+
+
+def helper_cpu_ns(backend):
+    """Processor time of that."""
+    total = 0
+    for pid in helpers(backend):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as stat:
+                total += int(stat.read().split()[0])
+    return total
+
+
 def free_all(backend, cpus):
-    """Let its threads run wherever they like."""
-    for thread in os.listdir(f"/proc/{backend.process.pid}/task"):
-        os.sched_setaffinity(int(thread), cpus)
+    """Let its threads, and those of its qemu-nbd, run wherever they like."""
+    for pid in [str(backend.process.pid), *helpers(backend)]:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cpus)
 
 
 def scaling(bench, out):
@@ -85,18 +101,6 @@ def scaling(bench, out):
         nbdkit.stop()
 
 
-def helper_cpu_ns(backend):
-    """Processor time of the back-end's own qemu-nbd."""
-    total = 0
-    pids = subprocess.run(["pgrep", "-P", str(backend.process.pid), "-x", "qemu-nbd"], capture_output=True, text=True,
-                          check=False).stdout.split()
-    for pid in pids:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as stat:
-                total += int(stat.read().split()[0])
-    return total
-
-
 def qcow2(bench, out):
     raw = f"{bench.dir}/qcow2.raw"
     make_image(raw)
@@ -109,6 +113,8 @@ def qcow2(bench, out):
         backends["sluice"] = bench.serve(f"blk,{images[0]},format=qcow2")
         backends["qemu"] = bench.qemu(f"driver=file,node-name=f,filename={images[1]},aio=threads",
                                       "driver=qcow2,node-name=n,file=f")
+        for backend in backends.values():
+            free_all(backend, set(bench.cpus))
         for op in OPS:
             bench.say(f"qcow2, {op}")
             runs = {name: [] for name in backends}
@@ -116,7 +122,7 @@ def qcow2(bench, out):
             for _ in range(bench.o.runs):
                 for name, backend in backends.items():
                     before = helper_cpu_ns(backend)
-                    runs[name].append(bench.load(backend, "--depth", DEPTH, "--op", op))
+                    runs[name].append(bench.load(backend, "--depth", DEPTH, "--op", op, "--interrupt", bound=False))
                     if name == "sluice":
                         requests = runs[name][-1]["iops"] * bench.o.seconds
                         helper.append((helper_cpu_ns(backend) - before) / requests / 1000)
@@ -139,15 +145,16 @@ def measure(bench):
 
 
 def show(bench, out):
-    print(f"4 KiB, depth {DEPTH}; nbdkit on processor {bench.front}, its client (with sluice: back-end and front-end) on "
-          f"{bench.back}")
+    print(f"4 KiB, depth {DEPTH}; nbdkit on processor {bench.front}, its client (with sluice: back-end and front-end) "
+          f"on {bench.back}")
     for op in OPS:
         ours, plain = out[op]["sluice"], out[op]["loop"]
         print(f"{op + ': IOPS':36}{'sluice':>9}{count(ours['iops']):>9}{'loop':>9}{count(plain['iops']):>9}"
               f"   {ours['iops'] / plain['iops']:.2f}{verdict(ours['iops'] / plain['iops'], 0.95, 'more')}")
-        print(f"{'  processor time, us an I/O':36}{'':9}{ours['backend_cpu_us']:>9.2f}{'':9}{plain['cpu_ns'] / 1000:>9.2f}"
-              f"   the front-end's {ours['frontend_cpu_us']:.2f}")
-    print("a server that takes 1 ms: " + ", ".join(f"{n} queues {count(iops)} IOPS" for n, iops in out["queues"].items()))
+        print(f"{'  processor time, us an I/O':36}{'':9}{ours['backend_cpu_us']:>9.2f}{'':9}"
+              f"{plain['cpu_ns'] / 1000:>9.2f}   the front-end's {ours['frontend_cpu_us']:.2f}")
+    print("a server that takes 1 ms: "
+          + ", ".join(f"{n} queues {count(iops)} IOPS" for n, iops in out["queues"].items()))
     for op in OPS:
         ours, qemu = out["qcow2_" + op]["sluice"], out["qcow2_" + op]["qemu"]
         print(f"{'qcow2, ' + op + ': IOPS':36}{'sluice':>9}{count(ours['iops']):>9}{'qsd':>9}{count(qemu['iops']):>9}"

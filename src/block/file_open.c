@@ -361,7 +361,7 @@ static int file_open(const char *text, const struct block_options *o, struct spe
 		return ret;
 	if (fo.format != FORMAT_RAW)
 #ifdef HAVE_LIBNBD
-		return nbd_image_open(text, format_names[fo.format], cache_names[fo.cache], o, out, err);
+		return nbd_image_open(text, format_names[fo.format], cache_names[fo.cache], o, s, out, err);
 #else
 		return sl_err_set(err, ENOTSUP, "%s: format=%s: this build serves only raw; others take the package "
 				  "libnbd-dev", text, format_names[fo.format]);

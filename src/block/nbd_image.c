@@ -788,10 +788,17 @@ static struct nbd_image *new_image(void)
 }
 
 int nbd_image_open(const char *path, const char *format, const char *cache, const struct block_options *o,
-		   struct block **out, struct sl_err *err)
+		   struct spec *s, struct block **out, struct sl_err *err)
 {
-	struct nbd_image *image = new_image();
+	struct nbd_options no = {0};
+	int ret = opts_apply(&nbd_options_table, s, &no, err);
+	struct nbd_image *image;
 
+	if (!ret && (no.certificates || no.psk || no.username))
+		ret = sl_err_set(err, EINVAL, "%s: TLS is for servers, not for images", path);
+	if (ret)
+		return ret;
+	image = new_image();
 	if (!image)
 		return sl_err_set(err, ENOMEM, "%s: out of memory", path);
 	if (snprintf(image->path, sizeof(image->path), "%s", path) >= (int)sizeof(image->path)) {
@@ -807,5 +814,5 @@ int nbd_image_open(const char *path, const char *format, const char *cache, cons
 	while (!image->place && !image->failed)
 		pthread_cond_wait(&image->changed, &image->lock);
 	pthread_mutex_unlock(&image->lock);
-	return nbd_open_at(path, NULL, image, !strcmp(cache, "writethrough"), 0, o, out, err);
+	return nbd_open_at(path, NULL, image, !strcmp(cache, "writethrough"), no.timeout, o, out, err);
 }

@@ -385,6 +385,28 @@ static void lock_lost(void)
 	dir_remove();
 }
 
+/* A qemu-nbd that stands still: requests fail in time, and the device is closed in bounded time. */
+static void stands_still(void)
+{
+	unsigned char buf[4096];
+	struct bed bed;
+	pid_t pid;
+
+	if (!have("qemu-nbd") || !have("qemu-img"))
+		SKIP("no qemu-nbd or no qemu-img");
+	begin();
+	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
+	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2,timeout=1", dir);
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
+	pid = our_qemu_nbd();
+	kill(pid, SIGSTOP);
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), -ETIMEDOUT);
+	kill(pid, SIGCONT);
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
+	bed_close(&bed);
+	dir_remove();
+}
+
 static void errors(void)
 {
 	struct bed bed;
@@ -419,6 +441,7 @@ static const struct t_case cases[] = {
 	{"discarded", discarded},
 	{"full", full},
 	{"lock_lost", lock_lost},
+	{"stands_still", stands_still},
 	{"errors", errors},
 };
 
