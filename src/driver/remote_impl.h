@@ -78,6 +78,7 @@ struct remote_queue {
  * @link:      NULL: there is no back-end; @present: there is one, atomic, for others
  * @begun:     the epoch this back-end was told of; 0: none
  * @region, @region_epoch: inflight region, and for which life of the driver; no region: @region.fd is -1
+ * @warned:    ... which was said
  * @since:     when the link was made or lost
  * @next_try:  not before; @retry_ms: grows from one to the next
  * @why:       the last reason logged for having no back-end; empty: there is one
@@ -108,7 +109,7 @@ struct remote {
 
 	struct sl_link *link;
 	struct sl_features known;
-	bool is_known, present;
+	bool is_known, present, warned;
 	unsigned int begun, region_epoch, retry_ms;
 	struct sl_link_inflight region;
 	uint64_t since, next_try;

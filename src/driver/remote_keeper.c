@@ -340,7 +340,13 @@ static int new_region(struct remote *r, struct sl_err *err)
 	ret = r->link->ops->inflight_get(r->link, r->num_queues, num, &r->region, err);
 	if (ret) {
 		r->region.fd = -1;
-		return is_dead(ret) ? ret : 0; /* it does without */
+		if (is_dead(ret))
+			return ret;
+		if (!r->warned)
+			sl_log(SL_LOG_INFO, "%s: the back-end keeps no inflight region: killed with requests in flight, it cannot be "
+			       "replaced until the driver resets the device", r->name);
+		r->warned = true;
+		return 0;
 	}
 	return r->link->ops->inflight_set(r->link, &r->region, err);
 }

@@ -9,6 +9,7 @@
 
 static void serve_on(enum board_kind kind, bool packed)
 {
+	struct sl_queue_stats stats;
 	struct bed b;
 	bool called = false;
 
@@ -32,6 +33,9 @@ static void serve_on(enum board_kind kind, bool packed)
 		read_back(&b);
 	}
 	CHECK(called);
+	/* Where there are descriptors, calls do not pass through this process. */
+	sl_queue_stats(remote_device(b.remote), 0, &stats);
+	CHECK((stats.calls == 0) == (kind == BOARD_MMIO_FD || kind == BOARD_PCI_FD));
 	CHECK(b.finished > 3 * 20 * LANES);
 	bed_close(&b);
 }
@@ -356,8 +360,10 @@ static void foreign_on(enum board_kind kind)
 			offer_all(&b);
 			drain(&b);
 		}
-		/* with nothing in flight it goes on */
+		/* with nothing in flight it goes on, once it is known that it is gone */
+		forget_lines();
 		daemon_end(&b, SIGKILL);
+		UNTIL(&b, said("has gone"));
 		storage_daemon(&b);
 		offer_all(&b);
 		drain(&b);
