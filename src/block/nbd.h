@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* nbd.h - private to the NBD sources: nbd.c (requests), nbd_connect.c (connections), nbd_image.c (a qemu-nbd of our
- * own, for image formats) and nbd_log.c (what that qemu-nbd may lose) */
+ * own, for image formats), nbd_launch.c (how it starts) and nbd_log.c (what it may lose) */
 #ifndef BLOCK_NBD_H
 #define BLOCK_NBD_H
+
+#include <sys/types.h>
 
 #include "block/block.h"
 #include "block/deadline.h"
@@ -124,6 +126,19 @@ void nbd_image_leave(struct nbd_image *image);
 int nbd_image_resize(struct nbd_image *image, uint64_t size, struct sl_err *err);
 void nbd_image_report(struct nbd_image *image, const struct block_report *r);
 void nbd_image_close(struct nbd_image *image); /* NULL allowed; control */
+
+/* ---- starting programs: nbd_launch.c ---- */
+
+#define NBD_NO_PROGRAM 127 /* exit status: there is no such program */
+
+/**
+ * nbd_launch() - start argv[0], which ends with SIGTERM when this thread does
+ * @listening: a socket from nbd_launch_fd() for it, or -1
+ * @pidfd, @said: its pidfd, and a pipe from its standard error that does not block
+ */
+int nbd_launch(char **argv, int listening, pid_t *pid, int *pidfd, int *said);
+/** nbd_launch_fd() - move @fd out of the way of the numbers that a child uses, whose dup2() would close it */
+int nbd_launch_fd(int fd);
 
 /* ---- what a qemu-nbd that dies takes with it: nbd_log.c ---- */
 

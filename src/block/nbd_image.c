@@ -27,8 +27,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -40,7 +38,6 @@
 #include "block/nbd.h"
 #include "block/nbd_lib.h"
 
-#define EXIT_NO_PROGRAM 127
 #define CONNECT_MS 10000u
 #define CLOSE_MS 30000u	      /* qemu-nbd writes back what it holds; then SIGKILL */
 #define KILL_MS 2000u	      /* a process that survives SIGKILL hangs in the kernel */
@@ -48,11 +45,8 @@
 #define FIRST_PAUSE_MS 100u   /* before qemu-nbd is started again; doubles up to */
 #define LAST_PAUSE_MS 5000u
 #define GOOD_MS 1000u	      /* one that ran for so long may be started again soon */
-#define SOCKET_FD 3	      /* where systemd's protocol wants it */
 #define MAX_ARGS 12
 #define MS 1000000u
-
-extern char **environ;
 
 /**
  * struct program - a process of ours
@@ -208,7 +202,7 @@ static bool bury(struct nbd_image *image, struct program *p, struct sl_err *why)
 		sl_log(SL_LOG_ERROR, "%s: process %d does not end, not even by SIGKILL", image->path, (int)p->pid);
 	p->pid = 0;
 	pthread_mutex_unlock(&image->lock);
-	if (info.si_code == CLD_EXITED && info.si_status == EXIT_NO_PROGRAM && !p->first[0])
+	if (info.si_code == CLD_EXITED && info.si_status == NBD_NO_PROGRAM && !p->first[0])
 		sl_err_set(why, EIO, "needs the programs qemu-nbd and qemu-img (package qemu-utils)");
 	else if (p->first[0] && info.si_code == CLD_EXITED && !passed_on)
 		sl_err_set(why, EIO, "%s", p->first);
@@ -241,112 +235,13 @@ static void end_nbd(struct nbd_image *image, struct sl_err *why)
 
 /* ---- starting one ---- */
 
-/* In the child of a process with threads: no stdio, no malloc. */
-static void write_number(char *to, unsigned int n)
-{
-	char digits[12];
-	unsigned int i = 0;
-
-	do
-		digits[i++] = (char)('0' + n % 10);
-	while (n /= 10);
-	while (i)
-		*to++ = digits[--i];
-	*to = '\0';
-}
-
-/**
- * struct launch - made before fork(), used after it
- * @listening: -1: it gets no socket
- * @pid_text:  the part of @envp that only the child knows
- */
-struct launch {
-	char **argv, **envp;
-	char pid_text[32];
-	pid_t parent;
-	int listening, said;
-};
-
-static _Noreturn void run_child(struct launch *l)
-{
-	sigset_t none;
-
-	setpgid(0, 0); /* Ctrl-C is for us: we end it when our last request is done */
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	if (getppid() != l->parent)
-		_exit(1);
-	signal(SIGTERM, SIG_DFL);
-	signal(SIGPIPE, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (dup2(l->said, STDERR_FILENO) < 0 || (l->listening >= 0 && dup2(l->listening, SOCKET_FD) < 0))
-		_exit(1);
-	write_number(strchr(l->pid_text, '=') + 1, (unsigned int)getpid());
-	execvpe(l->argv[0], l->argv, l->envp);
-	_exit(EXIT_NO_PROGRAM);
-}
-
-static char **environment(char *pid_text)
-{
-	static char fds[] = "LISTEN_FDS=1";
-	size_t n = 0, to = 0;
-	char **envp;
-
-	while (environ[n])
-		n++;
-	envp = calloc(n + 3, sizeof(*envp));
-	if (!envp)
-		return NULL;
-	for (size_t i = 0; i < n; i++)
-		if (strncmp(environ[i], "LISTEN_", strlen("LISTEN_")) != 0)
-			envp[to++] = environ[i];
-	envp[to++] = fds;
-	envp[to] = pid_text;
-	return envp;
-}
-
-/* Out of the way of the numbers that the child uses, so that dup2() never finds its source closed. */
-static int move_up(int fd)
-{
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, SOCKET_FD + 1);
-
-	close(fd);
-	return high;
-}
-
 static int launch(struct nbd_image *image, struct program *p, char **argv, int listening)
 {
-	struct launch l = {.argv = argv, .parent = getpid(), .pid_text = "LISTEN_PID=", .listening = listening};
-	int fds[2], ret = 0;
 	pid_t pid;
+	int ret = nbd_launch(argv, listening, &pid, &p->fd, &p->said);
 
-	l.envp = environment(l.pid_text);
-	if (!l.envp)
-		return -ENOMEM;
-	if (pipe2(fds, O_CLOEXEC) < 0) {
-		free(l.envp);
-		return -errno;
-	}
-	fcntl(fds[0], F_SETFL, O_NONBLOCK);
-	l.said = move_up(fds[1]);
-	pid = l.said < 0 ? -1 : fork();
-	if (!pid)
-		run_child(&l);
-	if (pid < 0)
-		ret = -errno;
-	if (l.said >= 0)
-		close(l.said);
-	free(l.envp);
-	p->said = fds[0];
-	p->fd = pid < 0 ? -1 : pidfd_open(pid, 0);
-	if (pid > 0 && p->fd < 0) {
-		ret = -errno;
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-	}
 	if (ret) {
-		close(p->said);
-		p->said = -1;
+		p->fd = p->said = -1;
 		return ret;
 	}
 	pthread_mutex_lock(&image->lock);
@@ -380,7 +275,7 @@ static int listen_privately(struct nbd_image *image)
 out:
 	if (ret && fd >= 0)
 		close(fd);
-	return ret ? ret : move_up(fd);
+	return ret ? ret : nbd_launch_fd(fd);
 }
 
 static int start_nbd(struct nbd_image *image)
