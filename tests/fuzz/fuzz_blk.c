@@ -4,6 +4,8 @@
  * SOURCES: src/base/*.c src/memory/*.c src/ring/*.c src/virtio/*.c src/transport/direct.c src/devices/*.c
  * SOURCES: src/block/block.c src/block/file.c src/block/file_open.c src/block/worker.c src/block/uring.c
  * SOURCES: src/block/filter.c src/block/filter_delay.c src/block/filter_error.c src/block/memory.c src/block/null.c
+ * SOURCES: src/block/filter_record.c src/block/filter_throttle.c src/block/overlay.c src/block/overlay_file.c
+ * SOURCES: src/block/overlay_flush.c
  * LIBS: -luring
  *
  * The input says which ring features to take, which source to use, and then
