@@ -4,15 +4,15 @@
 
 #define KEY "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 
-/* A certificate in DIR/@folder as @who (server, client), for the host @name, signed by DIR/@ca. */
+/* A certificate in DIR/@folder as @who (server, client), for @name as in "IP:192.0.2.1", signed by DIR/@ca. */
 static void sign(const char *ca, const char *folder, const char *who, const char *name, int days)
 {
 	REQUIRE(!shell("cd %s && mkdir -p %s && cp %s/ca-cert.pem %s/ && "
 		       "openssl req " KEY " -keyout %s/%s-key.pem -out csr -subj /CN=%s 2>/dev/null && "
-		       "echo subjectAltName=DNS:%s >ext && "
+		       "echo subjectAltName=%s >ext && "
 		       "openssl x509 -req -in csr -CA %s/ca-cert.pem -CAkey %s/ca-key.pem -CAcreateserial -days %d "
 		       "-extfile ext -out %s/%s-cert.pem 2>/dev/null",
-		       dir, folder, ca, folder, folder, who, name, name, ca, ca, days, folder, who));
+		       dir, folder, ca, folder, folder, who, who, name, ca, ca, days, folder, who));
 }
 
 static void make_ca(const char *name)
@@ -23,7 +23,8 @@ static void make_ca(const char *name)
 }
 
 /*
- * ca/, other/: two authorities. server/, expired/, elsewhere/: servers of the first, the last not for localhost.
+ * ca/, other/: two authorities. server/, expired/, elsewhere/: servers of the first, the last not for this address. No
+ * name is looked up: a machine may know none, not even localhost.
  * client/: what a client of theirs has; stranger/: it trusts the other one.
  */
 static void make_certificates(void)
@@ -32,17 +33,17 @@ static void make_certificates(void)
 	port = 20000 + (int)(getpid() % 20000);
 	make_ca("ca");
 	make_ca("other");
-	sign("ca", "server", "server", "localhost", 2);
-	sign("ca", "expired", "server", "localhost", -1);
-	sign("ca", "elsewhere", "server", "elsewhere", 2);
-	sign("ca", "client", "client", "somebody", 2);
-	sign("other", "stranger", "client", "somebody", 2);
+	sign("ca", "server", "server", "IP:127.0.0.1", 2);
+	sign("ca", "expired", "server", "IP:127.0.0.1", -1);
+	sign("ca", "elsewhere", "server", "DNS:elsewhere", 2);
+	sign("ca", "client", "client", "DNS:somebody", 2);
+	sign("other", "stranger", "client", "DNS:somebody", 2);
 }
 
 /* The URI and keys of a client with the certificates in @folder. */
 static const char *with(const char *folder)
 {
-	snprintf(uri, sizeof(uri), "nbds://localhost:%d/,tls-certificates=%s/%s", port, dir, folder);
+	snprintf(uri, sizeof(uri), "nbds://127.0.0.1:%d/,tls-certificates=%s/%s", port, dir, folder);
 	return uri;
 }
 
@@ -69,10 +70,10 @@ static void certificates(void)
 	works(true); /* the server does not ask who we are */
 	refuses("another CA", "blk,%s", with("stranger"));
 	refuses("ca-cert.pem", "blk,%s", with("nowhere"));
-	refuses("write nbds", "blk,nbd://localhost:%d/", port);
-	refuses("whom to trust", "blk,nbds://localhost:%d/", port);
-	refuses("no encryption is asked for", "blk,nbd://localhost:%d/,tls-certificates=%s/client", port, dir);
-	refuses("as a key", "blk,nbds://localhost:%d/?tls-certificates=%s/client", port, dir);
+	refuses("write nbds", "blk,nbd://127.0.0.1:%d/", port);
+	refuses("whom to trust", "blk,nbds://127.0.0.1:%d/", port);
+	refuses("no encryption is asked for", "blk,nbd://127.0.0.1:%d/,tls-certificates=%s/client", port, dir);
+	refuses("as a key", "blk,nbds://127.0.0.1:%d/?tls-certificates=%s/client", port, dir);
 	end(pid);
 	pid = serve("nbdkit -f -i 127.0.0.1 -p %d --tls=require --tls-verify-peer --tls-certificates=%s/server memory 8M",
 		    port, dir);
@@ -85,7 +86,7 @@ static void certificates(void)
 	end(pid);
 	pid = serve("nbdkit -f -i 127.0.0.1 -p %d --tls=require --tls-certificates=%s/elsewhere memory 8M", port, dir);
 	refuses("another name", "blk,%s", with("client"));
-	snprintf(uri, sizeof(uri), "nbds://localhost:%d/,tls-verify=off,tls-certificates=%s/client", port, dir);
+	snprintf(uri, sizeof(uri), "nbds://127.0.0.1:%d/,tls-verify=off,tls-certificates=%s/client", port, dir);
 	works(true);
 	end(pid);
 	pid = serve("nbdkit -f -i 127.0.0.1 -p %d memory 8M", port);
