@@ -373,6 +373,7 @@ def another_process(lab):
             server = lab.start(*serve)
         guest.expect(", 0 failed, 0 wrong,", 60)
         guest.wait(20)
+        server.expect("listening on", 20)  # the guest may have been done before it came
         server.signal(signal.SIGTERM)
         check(server.wait(20) == 0, "the server does not end well")
 
