@@ -78,6 +78,8 @@ static inline void take_line(void *arg, enum sl_log_level level, const char *lin
 	pthread_mutex_lock(&lines_lock);
 	n = strlen(lines);
 	snprintf(lines + n, sizeof(lines) - n, "%s\n", line);
+	if (getenv("REMOTE_VERBOSE"))
+		fprintf(stderr, "%10.6f %s\n", (double)sl_now() / 1e9, line);
 	pthread_mutex_unlock(&lines_lock);
 }
 

@@ -487,8 +487,7 @@ static const struct t_case cases[] = {
 
 int main(int argc, char **argv)
 {
-	if (!getenv("REMOTE_VERBOSE"))
-		sl_log_to(take_line, NULL, SL_LOG_INFO);
+	sl_log_to(take_line, NULL, SL_LOG_INFO);
 	(void)sluice_path;
 	return t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
 }

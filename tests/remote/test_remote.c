@@ -414,7 +414,6 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	sluice_path = argv[1];
-	if (!getenv("REMOTE_VERBOSE"))
-		sl_log_to(take_line, NULL, SL_LOG_INFO);
+	sl_log_to(take_line, NULL, SL_LOG_INFO);
 	return t_run(cases, sizeof(cases) / sizeof(cases[0]), argc - 1, argv + 1);
 }
