@@ -5,6 +5,12 @@
 #include <sched.h>
 #include <sys/mount.h>
 
+/* Does a qemu-nbd serve this image of our folder? @name is a pattern that does not match itself. -q: also when a process vanishes */
+static bool serves(const char *name)
+{
+	return !shell("grep -qsa 'qemu-nbd.*%s/%s' /proc/[0-9]*/cmdline", dir, name);
+}
+
 static void formats(void)
 {
 	static const char *const names[] = {"qcow2", "vmdk", "vhdx", "vdi", "vpc", "qed"};
@@ -43,14 +49,35 @@ static void formats(void)
 		free(all);
 	}
 	/* nothing is left: no process, no folder of a socket */
-	CHECK(shell("grep -qs 'disk[.]qcow2' /proc/[0-9]*/cmdline"));
+	CHECK(!serves("disk[.]qcow2"));
 	dir_remove();
 }
 
-/* Is a qemu-nbd with the image @name (a pattern that does not match itself) there? -q: also when a process vanishes */
-static bool serves(const char *name)
+/*
+ * This program once more, as the part @name in the folder @dir: what starts threads cannot only fork, as keepers that are
+ * done may not be gone.
+ */
+static pid_t child(const char *name)
 {
-	return !shell("grep -qsa 'qemu-nbd.*%s' /proc/[0-9]*/cmdline", name);
+	pid_t pid = fork();
+
+	REQUIRE(pid >= 0);
+	if (!pid) {
+		execl("/proc/self/exe", "child", "--child", name, dir, NULL);
+		_exit(127);
+	}
+	return pid;
+}
+
+static void write_and_wait(void)
+{
+	struct bed bed;
+	unsigned char buf[4096] = {1};
+
+	bed_open(&bed, "blk,%s/kill.qcow2,format=qcow2", dir);
+	REQUIRE(!io(&bed, BLOCK_WRITE, 0, 4096, buf));
+	file_make("ready", 1, NULL, 0);
+	pause();
 }
 
 static void killed_sluice(void)
@@ -63,17 +90,7 @@ static void killed_sluice(void)
 	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/kill.qcow2 8M", dir));
 	setenv("TMPDIR", dir, 1);
-	pid = fork();
-	REQUIRE(pid >= 0);
-	if (!pid) {
-		struct bed bed;
-		unsigned char buf[4096] = {1};
-
-		bed_open(&bed, "blk,%s/kill.qcow2,format=qcow2", dir);
-		REQUIRE(!io(&bed, BLOCK_WRITE, 0, 4096, buf));
-		file_make("ready", 1, NULL, 0);
-		pause();
-	}
+	pid = child("write_and_wait");
 	for (i = 0; i < 2000 && shell("test -e %s/ready", dir); i++)
 		nap();
 	CHECK(serves("kill[.]qcow2"));
@@ -306,47 +323,43 @@ static void discarded(void)
 	dir_remove();
 }
 
-/* The host's file system is full: those writes fail with that reason, what is there can be read, and it goes on. */
-static void full(void)
+/* In a mount of its own, which is gone with the process. */
+static void fill_up(void)
 {
 	static unsigned char data[MiB];
 	unsigned int refused = 0;
-	char folder[100];
 	struct bed bed;
-	pid_t pid;
+
+	if (unshare(geteuid() ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWNS) ||
+	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", dir, "tmpfs", 0, "size=3m"))
+		exit(77);
+	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
+	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
+	fill(data, MiB, 1);
+	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, MiB, data), 0);
+	for (unsigned int i = 1; i < 8; i++) {
+		int ret = io(&bed, BLOCK_WRITE, i * MiB, MiB, data);
+
+		CHECK(ret == 0 || ret == -ENOSPC);
+		refused += ret == -ENOSPC;
+	}
+	CHECK(refused >= 4);
+	memset(data, 0, MiB);
+	CHECK_EQ(io(&bed, BLOCK_READ, 0, MiB, data), 0);
+	CHECK(data[1000]);
+	CHECK_EQ(io(&bed, BLOCK_DISCARD, 0, MiB, NULL), 0);
+	bed_close(&bed);
+}
+
+/* The host's file system is full: those writes fail with that reason, what is there can be read, and it goes on. */
+static void full(void)
+{
 	int status;
 
 	if (!have("qemu-nbd") || !have("qemu-img"))
 		SKIP("no qemu-nbd or no qemu-img");
 	begin();
-	snprintf(folder, sizeof(folder), "%s/small", dir);
-	REQUIRE(!mkdir(folder, 0700));
-	pid = fork();
-	REQUIRE(pid >= 0);
-	if (!pid) { /* a mount of its own, gone with the process */
-		if (unshare(geteuid() ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWNS) ||
-		    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-		    mount("tmpfs", folder, "tmpfs", 0, "size=3m"))
-			_exit(77);
-		REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", folder));
-		bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", folder);
-		fill(data, MiB, 1);
-		CHECK_EQ(io(&bed, BLOCK_WRITE, 0, MiB, data), 0);
-		for (unsigned int i = 1; i < 8; i++) {
-			int ret = io(&bed, BLOCK_WRITE, i * MiB, MiB, data);
-
-			CHECK(ret == 0 || ret == -ENOSPC);
-			refused += ret == -ENOSPC;
-		}
-		CHECK(refused >= 4);
-		memset(data, 0, MiB);
-		CHECK_EQ(io(&bed, BLOCK_READ, 0, MiB, data), 0);
-		CHECK(data[1000]);
-		CHECK_EQ(io(&bed, BLOCK_DISCARD, 0, MiB, NULL), 0);
-		bed_close(&bed);
-		exit(t_failures ? 1 : 0);
-	}
-	REQUIRE(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+	REQUIRE(waitpid(child("fill_up"), &status, 0) > 0 && WIFEXITED(status));
 	dir_remove();
 	if (WEXITSTATUS(status) == 77)
 		SKIP("no mount name space of its own here");
@@ -396,7 +409,7 @@ static void stands_still(void)
 		SKIP("no qemu-nbd or no qemu-img");
 	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
-	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2,timeout=1", dir);
+	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2,timeout=3", dir);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
 	pid = our_qemu_nbd();
 	kill(pid, SIGSTOP);
@@ -445,4 +458,15 @@ static const struct t_case cases[] = {
 	{"errors", errors},
 };
 
-T_MAIN(cases)
+int main(int argc, char **argv)
+{
+	if (argc == 4 && !strcmp(argv[1], "--child")) {
+		snprintf(dir, sizeof(dir), "%s", argv[3]);
+		if (!strcmp(argv[2], "fill_up"))
+			fill_up();
+		else
+			write_and_wait();
+		return t_failures ? 1 : 0;
+	}
+	return t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+}
