@@ -14,6 +14,7 @@
  * Unix socket it never looks. Both are refused here, unless verify is off. A
  * key that both sides share (PSK) proves both sides wherever they are.
  */
+#include "base/thread.h"
 #include "block/nbd.h"
 #include "block/nbd_lib.h"
 
@@ -22,7 +23,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -277,24 +277,6 @@ static void *attempt_main(void *arg)
 	return NULL;
 }
 
-/* Signals are for the threads that expect them. */
-static int start_thread(struct nbd_attempt *a)
-{
-	sigset_t all, old;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int ret;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&thread, &attr, attempt_main, a);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return ret;
-}
-
 struct nbd_attempt *nbd_attempt_start(struct nbd_place *at, unsigned int limit_ms, struct sl_loop *loop,
 				      void (*fn)(void *arg), void *arg)
 {
@@ -312,7 +294,7 @@ struct nbd_attempt *nbd_attempt_start(struct nbd_place *at, unsigned int limit_m
 	pthread_cond_init(&a->changed, &attr);
 	pthread_condattr_destroy(&attr);
 	a->cancel = eventfd(0, EFD_CLOEXEC);
-	if (a->cancel >= 0 && !start_thread(a))
+	if (a->cancel >= 0 && !thread_start(NULL, attempt_main, a))
 		return a;
 	a->refs = 1;
 	put(a);

@@ -35,6 +35,7 @@
 
 #include <sluice/log.h>
 
+#include "base/thread.h"
 #include "block/nbd.h"
 #include "block/nbd_lib.h"
 
@@ -623,26 +624,6 @@ void nbd_image_close(struct nbd_image *image)
 
 /* ---- opening ---- */
 
-static int start_keeper(struct nbd_image *image)
-{
-	sigset_t all, old;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int ret;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	image->refs++;
-	ret = pthread_create(&thread, &attr, keeper_main, image);
-	if (ret)
-		image->refs--;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	return ret;
-}
-
 static void set_arguments(struct nbd_image *image, const char *format, const char *cache,
 			  const struct block_options *o)
 {
@@ -701,7 +682,9 @@ int nbd_image_open(const char *path, const char *format, const char *cache, cons
 		return sl_err_set(err, ENAMETOOLONG, "%.80s...: the path is too long", path);
 	}
 	set_arguments(image, format, cache, o);
-	if (start_keeper(image)) {
+	image->refs++;
+	if (thread_start(NULL, keeper_main, image)) {
+		image->refs--;
 		put(image);
 		return sl_err_set(err, EAGAIN, "%s: cannot start a thread", path);
 	}

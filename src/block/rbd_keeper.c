@@ -20,11 +20,11 @@
  * cluster, so that nothing it had under way arrives later. rbd_lock_acquire()
  * waits for all this by itself.
  */
+#include "base/thread.h"
 #include "block/rbd.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -320,19 +320,6 @@ static bool wait_for(struct rbd_keeper *k, const bool *what, unsigned int second
 	return true;
 }
 
-static int start(struct rbd_keeper *k)
-{
-	sigset_t all, old;
-	int ret;
-
-	/* Signals are for the threads that expect them; librbd's own inherit this. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&k->thread, NULL, keeper_main, k);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return ret;
-}
-
 static struct rbd_keeper *keeper_new(const char *name, const struct rbd_place *at, const struct rbd_options *o)
 {
 	struct rbd_keeper *k = calloc(1, sizeof(*k));
@@ -357,7 +344,7 @@ static struct rbd_keeper *keeper_new(const char *name, const struct rbd_place *a
 	k->read_only = at->read_only;
 	k->doing = "connecting";
 	if (k->name && k->pool && k->image_name && k->o.user && !k->snap == !at->snap && !k->o.conf == !o->conf &&
-	    !k->o.namespace == !o->namespace && !start(k))
+	    !k->o.namespace == !o->namespace && !thread_start(&k->thread, keeper_main, k))
 		return k;
 	keeper_free(k);
 	return NULL;

@@ -8,10 +8,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "base/loop_local.h"
+#include "base/thread.h"
 
 /**
  * struct worker
@@ -58,26 +58,13 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* Signals are for the threads that expect them. */
-static int start(struct worker *w)
-{
-	sigset_t all, old;
-	int ret;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&w->thread, NULL, worker_main, w);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	w->started = !ret;
-	return -ret;
-}
-
 int worker_submit(struct worker *w, struct worker_job *job)
 {
-	int ret = w->started ? 0 : start(w);
+	int ret = w->started ? 0 : thread_start(&w->thread, worker_main, w);
 
 	if (ret)
 		return ret;
+	w->started = true;
 	job->next = NULL;
 	pthread_mutex_lock(&w->lock);
 	*w->jobs_end = job;

@@ -3,12 +3,12 @@
 #include "cli/cmd.h"
 
 #include "base/opts.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,7 +97,6 @@ static void *run(void *arg)
 
 static int start_one(struct data_thread *t)
 {
-	sigset_t all, old;
 	int ret;
 
 	t->loop = sl_loop_new();
@@ -105,14 +104,10 @@ static int start_one(struct data_thread *t)
 		return errno;
 	sem_init(&t->running, 0, 0);
 	t->hello = (struct sl_task){.fn = say_running, .arg = t};
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS); /* see sl_mem_guard() */
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	ret = pthread_create(&t->thread, NULL, run, t);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = thread_start(&t->thread, run, t);
 	if (ret) {
 		sl_loop_free(t->loop);
-		return ret;
+		return -ret;
 	}
 	/* sl_loop_invoke() may be used from now on: the loop runs on its own thread. */
 	sl_task_send(t->loop, &t->hello);

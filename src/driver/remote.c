@@ -39,6 +39,7 @@
  * then it writes to guest memory; a death ends that as well. After
  * remote_leave() nobody needs that memory any more, and nothing is waited for.
  */
+#include "base/thread.h"
 #include "driver/remote_impl.h"
 
 #include <fcntl.h>
@@ -352,9 +353,9 @@ static int set_up(struct remote *r, const struct remote_config *cfg, struct sl_e
 		ret = make_queues(r, err);
 	if (ret)
 		return ret;
-	ret = pthread_create(&r->keeper, NULL, remote_keep, r);
+	ret = thread_start(&r->keeper, remote_keep, r);
 	r->kept = !ret;
-	return ret ? sl_err_set(err, ret, "%s: thread: %s", r->name, strerror(ret)) : 0;
+	return ret ? sl_err_set(err, -ret, "%s: thread: %s", r->name, strerror(-ret)) : 0;
 }
 
 struct remote *remote_open(const struct remote_config *cfg, struct sl_err *err)
