@@ -37,7 +37,6 @@
  * flush (nbd_log.c).
  */
 #include "block/nbd.h"
-#include "block/nbd_lib.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -264,24 +263,24 @@ static int64_t issue(struct nbd_channel *ch, struct block_req *req)
 	if (req->op == BLOCK_FLUSH || j->syncing) {
 		if (n->log && !j->syncing)
 			j->done = nbd_log_mark(n->log);
-		return nbd_aio_flush(ch->h, cb, 0);
+		return libnbd.nbd_aio_flush(ch->h, cb, 0);
 	}
 	j->piece = left < most ? (uint32_t)left : most;
 	if (is_rw(req) && !memory)
 		memory = (unsigned char *)req->iov->iov_base + j->done;
 	switch (req->op) {
 	case BLOCK_READ:
-		return nbd_aio_pread(ch->h, memory, j->piece, at, cb, 0);
+		return libnbd.nbd_aio_pread(ch->h, memory, j->piece, at, cb, 0);
 	case BLOCK_WRITE:
 		if (j->bounce)
 			bounce_copy(req, j);
-		return nbd_aio_pwrite(ch->h, memory, j->piece, at, cb, flags);
+		return libnbd.nbd_aio_pwrite(ch->h, memory, j->piece, at, cb, flags);
 	case BLOCK_DISCARD:
-		return nbd_aio_trim(ch->h, j->piece, at, cb, flags);
+		return libnbd.nbd_aio_trim(ch->h, j->piece, at, cb, flags);
 	default:
 		if (!(req->flags & BLOCK_UNMAP) || !n->b.info.unmap_zeroes)
 			flags |= LIBNBD_CMD_FLAG_NO_HOLE;
-		return nbd_aio_zero(ch->h, j->piece, at, cb, flags);
+		return libnbd.nbd_aio_zero(ch->h, j->piece, at, cb, flags);
 	}
 }
 
@@ -347,21 +346,14 @@ static void flush_log(struct nbd_channel *ch)
 	if (!log || !ch->h || ch->flushing || !(ch->full || nbd_log_half(log)))
 		return;
 	ch->mark = nbd_log_mark(log);
-	ch->flushing = nbd_aio_flush(ch->h, cb, 0) >= 0;
+	ch->flushing = libnbd.nbd_aio_flush(ch->h, cb, 0) >= 0;
 }
 
 /* ---- the connection ---- */
 
 static bool is_over(const struct nbd_channel *ch)
 {
-	return ch->h && (ch->leaving || nbd_aio_is_dead(ch->h) || nbd_aio_is_closed(ch->h));
-}
-
-static uint32_t direction(struct nbd_handle *h)
-{
-	unsigned int dir = nbd_aio_get_direction(h);
-
-	return (dir & LIBNBD_AIO_DIRECTION_READ ? EPOLLIN : 0) | (dir & LIBNBD_AIO_DIRECTION_WRITE ? EPOLLOUT : 0);
+	return ch->h && (ch->leaving || libnbd.nbd_aio_is_dead(ch->h) || libnbd.nbd_aio_is_closed(ch->h));
 }
 
 /* From here on libnbd touches no request's memory. */
@@ -370,7 +362,7 @@ static void drop_handle(struct nbd_channel *ch)
 	sl_watch_del(&ch->watch);
 	ch->leaving = ch->flushing = false;
 	ch->closing = true;
-	nbd_close(ch->h);
+	libnbd.nbd_close(ch->h);
 	ch->closing = false;
 	ch->h = NULL;
 	if (nbd_of(ch)->image)
@@ -419,7 +411,7 @@ static bool is_outdated(const struct nbd_channel *ch)
 
 static void renew(struct nbd_channel *ch)
 {
-	nbd_aio_disconnect(ch->h, 0);
+	libnbd.nbd_aio_disconnect(ch->h, 0);
 	drop_handle(ch);
 	begin_attempt(ch);
 }
@@ -428,16 +420,16 @@ static void renew(struct nbd_channel *ch)
 static int differs(const struct nbd *n, struct nbd_handle *h, struct sl_err *why)
 {
 	const struct block_info *info = &n->b.info;
-	int64_t size = nbd_get_size(h);
+	int64_t size = libnbd.nbd_get_size(h);
 
 	if (size < (int64_t)block_size_now(&n->b))
 		return sl_err_set(why, EIO, "the disk has shrunk to %" PRIi64 " bytes, and nobody has asked for a "
 				  "refresh", size);
-	if (!info->read_only && nbd_is_read_only(h) != 0)
+	if (!info->read_only && libnbd.nbd_is_read_only(h) != 0)
 		return sl_err_set(why, EIO, "the disk has become read-only");
-	if ((n->flush && nbd_can_flush(h) != 1) || (n->fua && nbd_can_fua(h) != 1) ||
-	    (info->discard && nbd_can_trim(h) != 1) || (info->write_zeroes && nbd_can_zero(h) != 1) ||
-	    (!info->single && nbd_can_multi_conn(h) != 1))
+	if ((n->flush && libnbd.nbd_can_flush(h) != 1) || (n->fua && libnbd.nbd_can_fua(h) != 1) ||
+	    (info->discard && libnbd.nbd_can_trim(h) != 1) || (info->write_zeroes && libnbd.nbd_can_zero(h) != 1) ||
+	    (!info->single && libnbd.nbd_can_multi_conn(h) != 1))
 		return sl_err_set(why, EIO, "the server can do less than before");
 	return 0;
 }
@@ -451,10 +443,10 @@ static void use_handle(struct nbd_channel *ch, struct nbd_handle *h)
 	if (n->image)
 		nbd_image_enter(n->image);
 	ch->h = h;
-	ch->size = (uint64_t)nbd_get_size(h) & ~(uint64_t)(n->b.info.block_size - 1);
+	ch->size = (uint64_t)libnbd.nbd_get_size(h) & ~(uint64_t)(n->b.info.block_size - 1);
 	ch->pause_ms = FIRST_PAUSE_MS;
 	__atomic_add_fetch(&n->connections, 1, __ATOMIC_RELAXED);
-	if (sl_watch_add(ch->c.loop, &ch->watch, nbd_aio_get_fd(h), direction(h))) {
+	if (sl_watch_add(ch->c.loop, &ch->watch, libnbd.nbd_aio_get_fd(h), direction(h))) {
 		lost(ch, "cannot watch its socket");
 		return;
 	}
@@ -481,7 +473,7 @@ static void attempt_over(void *arg)
 	ch->attempt = NULL;
 	if (!ret && ch->known != block_size_now(ch->c.block)) {
 		/* A refresh has overtaken it. */
-		nbd_close(h);
+		libnbd.nbd_close(h);
 		begin_attempt(ch);
 		return;
 	}
@@ -492,7 +484,7 @@ static void attempt_over(void *arg)
 		return;
 	}
 	if (h)
-		nbd_close(h);
+		libnbd.nbd_close(h);
 	lost(ch, why.text);
 }
 
@@ -550,7 +542,7 @@ static void send_waiting(struct nbd_channel *ch)
 		sent_add(ch, req);
 		/* Refused by a connection that has just died: it stays on the list, to be sent again. */
 		if (issue(ch, req) < 0 && !is_over(ch))
-			answered(ch, req, nbd_get_errno() ? -nbd_get_errno() : -EIO);
+			answered(ch, req, libnbd.nbd_get_errno() ? -libnbd.nbd_get_errno() : -EIO);
 	}
 }
 
@@ -578,7 +570,7 @@ static void settle(struct nbd_channel *ch)
 		flush_log(ch);
 	} while (ch->answered || is_over(ch));
 	if (ch->h)
-		sl_watch_mod(&ch->watch, direction(ch->h));
+		sl_watch_mod(&ch->watch, nbd_events(ch->h));
 	ch->settling = false;
 }
 
@@ -597,22 +589,20 @@ static void read_answers(struct nbd_channel *ch)
 
 	do {
 		before = ch->n_sent;
-		nbd_aio_notify_read(ch->h);
-	} while (--left && ch->n_sent && ch->n_sent < before && !is_over(ch) && (direction(ch->h) & EPOLLIN) &&
+		libnbd.nbd_aio_notify_read(ch->h);
+	} while (--left && ch->n_sent && ch->n_sent < before && !is_over(ch) && (nbd_events(ch->h) & EPOLLIN) &&
 		 has_more(ch));
 }
 
-/* One of the two calls: the first may change what may be called next. nbd_poll() would call what may not be called
- * when a server hangs up at once. */
 static void event(void *arg, uint32_t events)
 {
 	struct nbd_channel *ch = arg;
-	const uint32_t dir = direction(ch->h), bad = EPOLLERR | EPOLLHUP;
+	const unsigned int turn = nbd_turn(ch->h, events);
 
-	if ((dir & EPOLLIN) && (events & (EPOLLIN | bad)))
+	if (turn == LIBNBD_AIO_DIRECTION_READ)
 		read_answers(ch);
-	else if ((dir & EPOLLOUT) && (events & (EPOLLOUT | bad)))
-		nbd_aio_notify_write(ch->h);
+	else if (turn == LIBNBD_AIO_DIRECTION_WRITE)
+		libnbd.nbd_aio_notify_write(ch->h);
 	settle(ch);
 }
 
@@ -672,9 +662,9 @@ static void nbd_detach(struct block_channel *c)
 	if (ch->attempt)
 		nbd_attempt_end(ch->attempt, &h, &why);
 	if (h)
-		nbd_close(h);
+		libnbd.nbd_close(h);
 	if (ch->h) {
-		nbd_aio_disconnect(ch->h, 0); /* so that the server does not complain */
+		libnbd.nbd_aio_disconnect(ch->h, 0); /* so that the server does not complain */
 		drop_handle(ch);
 	}
 	free(ch->bounce_memory);
@@ -710,21 +700,6 @@ static void nbd_abandon(struct block_channel *c)
 
 const struct block_ops nbd_ops = {
 	.name = "nbd",
-	.block_size = sizeof(struct nbd),
-	.channel_size = sizeof(struct nbd_channel),
-	.close = nbd_free,
-	.attach = nbd_attach,
-	.detach = nbd_detach,
-	.submit = nbd_submit,
-	.commit = nbd_commit,
-	.refresh = nbd_refresh,
-	.abandon = nbd_abandon,
-	.report = nbd_report,
-};
-
-/* The same, for a server that is ours. */
-const struct block_ops nbd_image_ops = {
-	.name = "image",
 	.block_size = sizeof(struct nbd),
 	.channel_size = sizeof(struct nbd_channel),
 	.close = nbd_free,

@@ -4,18 +4,36 @@
 #ifndef BLOCK_NBD_H
 #define BLOCK_NBD_H
 
+#include <libnbd.h>
 #include <sys/types.h>
 
 #include "block/block.h"
 #include "block/deadline.h"
+#include "block/library.h"
 
-struct nbd_handle;
 struct nbd_image;
 struct nbd_log;
 
 #define NBD_BOUNCE_SIZE (256u << 10) /* of a buffer for requests of several stretches of memory */
 
 /* ---- connections: nbd_connect.c ---- */
+
+/* Every function of libnbd that is called. */
+#define NBD_CALLS(X) \
+	X(nbd_aio_connect_unix) X(nbd_aio_connect_uri) X(nbd_aio_disconnect) X(nbd_aio_flush) \
+	X(nbd_aio_get_direction) X(nbd_aio_get_fd) X(nbd_aio_is_closed) X(nbd_aio_is_dead) X(nbd_aio_is_ready) \
+	X(nbd_aio_notify_read) X(nbd_aio_notify_write) X(nbd_aio_pread) X(nbd_aio_pwrite) X(nbd_aio_trim) \
+	X(nbd_aio_zero) X(nbd_can_flush) X(nbd_can_fua) X(nbd_can_multi_conn) X(nbd_can_trim) X(nbd_can_zero) \
+	X(nbd_close) X(nbd_create) X(nbd_flush) X(nbd_get_block_size) X(nbd_get_errno) X(nbd_get_error) \
+	X(nbd_get_size) X(nbd_is_read_only) X(nbd_pwrite) X(nbd_set_pread_initialize) \
+	X(nbd_set_request_structured_replies) X(nbd_set_tls_certificates) X(nbd_set_tls_psk_file) \
+	X(nbd_set_tls_username) X(nbd_set_tls_verify_peer) X(nbd_set_uri_allow_local_file) X(nbd_trim) \
+	X(nbd_zero)
+
+/** libnbd - its functions by their own names; set before the first connection is made, and constant then */
+extern struct nbd_calls {
+	NBD_CALLS(LIBRARY_MEMBER)
+} libnbd;
 
 /**
  * struct nbd_options - the keys of nbd: sources
@@ -64,6 +82,15 @@ bool nbd_attempt_wait(struct nbd_attempt *a, unsigned int ms);
 int nbd_attempt_end(struct nbd_attempt *a, struct nbd_handle **h, struct sl_err *why);
 /** nbd_say() - what libnbd's last error on this thread was, without the name of its function */
 const char *nbd_say(void);
+/** nbd_events() - what to wait for, for poll() and epoll, whose bits are the same */
+uint32_t nbd_events(struct nbd_handle *h);
+/**
+ * nbd_turn() - what libnbd is to be told when @events came: LIBNBD_AIO_DIRECTION_READ, _WRITE, or 0: nothing
+ *
+ * One of the two calls: the first may change what may be called next. nbd_poll() would call what may not be called
+ * when a server hangs up at once.
+ */
+unsigned int nbd_turn(struct nbd_handle *h, uint32_t events);
 
 /* ---- the source: nbd.c has its channels, nbd_open.c the rest ---- */
 
@@ -99,7 +126,7 @@ struct nbd {
 int nbd_open_at(const char *name, struct nbd_place *at, struct nbd_image *image, bool durable, uint64_t timeout,
 		const struct block_options *o, struct block **out, struct sl_err *err);
 
-extern const struct block_ops nbd_ops, nbd_image_ops;
+extern const struct block_ops nbd_ops;
 
 /** nbd_place_of() - where its server is now, for nbd_place_put(); NULL: our own qemu-nbd is being started again */
 struct nbd_place *nbd_place_of(struct nbd *n);

@@ -16,7 +16,6 @@
  */
 #include "base/thread.h"
 #include "block/nbd.h"
-#include "block/nbd_lib.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -26,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -38,6 +38,18 @@
 #define ALIVE_PAUSE 5
 #define ALIVE_TRIES 4
 #define UNACKED_MS 30000
+
+struct nbd_calls libnbd;
+
+static int load(struct sl_err *why)
+{
+	static const char *const names[] = {NBD_CALLS(LIBRARY_NAME)};
+	static struct library library = {"libnbd.so.0", names, &libnbd, sizeof(names) / sizeof(names[0]), false};
+	struct sl_err said;
+
+	return library_load(&library, &said) ?
+		       sl_err_set(why, ENOTSUP, "needs libnbd (package libnbd0): %s", said.text) : 0;
+}
 
 /* ---- places ---- */
 
@@ -83,7 +95,7 @@ void nbd_place_put(struct nbd_place *at)
 
 const char *nbd_say(void)
 {
-	const char *text = nbd_get_error(), *colon;
+	const char *text = libnbd.nbd_get_error(), *colon;
 
 	if (!text || !*text)
 		return "the server ended the connection";
@@ -95,7 +107,7 @@ const char *nbd_say(void)
 static int say_why(const struct nbd_place *at, struct sl_err *why)
 {
 	const char *said = nbd_say();
-	int code = nbd_get_errno() > 0 ? nbd_get_errno() : EIO;
+	int code = libnbd.nbd_get_errno() > 0 ? libnbd.nbd_get_errno() : EIO;
 
 	if (at->tls && strstr(said, "certificate verification"))
 		return sl_err_set(why, EIO, "the server's certificate is not to be trusted: signed by another CA, for "
@@ -113,40 +125,43 @@ static int set_tls(struct nbd_handle *h, const struct nbd_place *at, struct sl_e
 
 	if (!at->tls)
 		return 0;
-	if (at->username && nbd_set_tls_username(h, at->username))
+	if (at->username && libnbd.nbd_set_tls_username(h, at->username))
 		return say_why(at, why);
 	if (at->psk)
-		return nbd_set_tls_psk_file(h, at->psk) ? say_why(at, why) : 0;
+		return libnbd.nbd_set_tls_psk_file(h, at->psk) ? say_why(at, why) : 0;
 	/* Looked at each time: without it libnbd would trust whom it meets. */
 	errno = ENAMETOOLONG;
 	if (snprintf(ca, sizeof(ca), "%s/ca-cert.pem", at->certificates) >= (int)sizeof(ca) || access(ca, R_OK))
 		return sl_err_set(why, errno, "tls-certificates=%s: cannot read ca-cert.pem in it: %s",
 				  at->certificates, strerror(errno));
-	if (nbd_set_tls_certificates(h, at->certificates) || nbd_set_tls_verify_peer(h, at->verify))
+	if (libnbd.nbd_set_tls_certificates(h, at->certificates) || libnbd.nbd_set_tls_verify_peer(h, at->verify))
 		return say_why(at, why);
 	return 0;
 }
 
-/* What to wait for; poll() and epoll have the same bits. */
-static short direction(struct nbd_handle *h)
+uint32_t nbd_events(struct nbd_handle *h)
 {
-	unsigned int dir = nbd_aio_get_direction(h);
+	unsigned int dir = libnbd.nbd_aio_get_direction(h);
 
-	return (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
-		       (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+	return (dir & LIBNBD_AIO_DIRECTION_READ ? EPOLLIN : 0) | (dir & LIBNBD_AIO_DIRECTION_WRITE ? EPOLLOUT : 0);
 }
 
-/* One of the two calls: the first may change what may be called next. nbd_poll() would call what may not be called
- * when a server hangs up at once. */
-static int notify(struct nbd_handle *h, short events)
+unsigned int nbd_turn(struct nbd_handle *h, uint32_t events)
 {
-	const short dir = direction(h), bad = POLLERR | POLLHUP;
+	const uint32_t wanted = nbd_events(h), bad = EPOLLERR | EPOLLHUP;
 
-	if ((dir & POLLIN) && (events & (POLLIN | bad)))
-		return nbd_aio_notify_read(h);
-	if ((dir & POLLOUT) && (events & (POLLOUT | bad)))
-		return nbd_aio_notify_write(h);
-	return 0;
+	return (wanted & EPOLLIN) && (events & (EPOLLIN | bad))   ? LIBNBD_AIO_DIRECTION_READ :
+	       (wanted & EPOLLOUT) && (events & (EPOLLOUT | bad)) ? LIBNBD_AIO_DIRECTION_WRITE :
+								    0;
+}
+
+static int notify(struct nbd_handle *h, uint32_t events)
+{
+	const unsigned int turn = nbd_turn(h, events);
+
+	return turn == LIBNBD_AIO_DIRECTION_READ  ? libnbd.nbd_aio_notify_read(h) :
+	       turn == LIBNBD_AIO_DIRECTION_WRITE ? libnbd.nbd_aio_notify_write(h) :
+						    0;
 }
 
 static int wait_ready(struct nbd_handle *h, const struct nbd_place *at, unsigned int limit_ms, int cancel,
@@ -154,12 +169,12 @@ static int wait_ready(struct nbd_handle *h, const struct nbd_place *at, unsigned
 {
 	uint64_t until = sl_now() + (uint64_t)limit_ms * MS;
 
-	while (!nbd_aio_is_ready(h)) {
-		struct pollfd p[2] = {{.fd = nbd_aio_get_fd(h), .events = direction(h)},
+	while (!libnbd.nbd_aio_is_ready(h)) {
+		struct pollfd p[2] = {{.fd = libnbd.nbd_aio_get_fd(h), .events = (short)nbd_events(h)},
 				      {.fd = cancel, .events = POLLIN}};
 		uint64_t now = sl_now();
 
-		if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
+		if (libnbd.nbd_aio_is_dead(h) || libnbd.nbd_aio_is_closed(h))
 			return say_why(at, why);
 		if (now >= until)
 			return sl_err_set(why, ETIMEDOUT, "no answer within %u s", (limit_ms + 999) / 1000);
@@ -167,7 +182,7 @@ static int wait_ready(struct nbd_handle *h, const struct nbd_place *at, unsigned
 			return sl_err_set(why, errno, "%s", strerror(errno));
 		if (p[1].revents)
 			return sl_err_set(why, ECANCELED, "given up");
-		if (p[0].revents && notify(h, p[0].revents) < 0)
+		if (p[0].revents && notify(h, (uint32_t)p[0].revents) < 0)
 			return say_why(at, why);
 	}
 	return 0;
@@ -197,28 +212,28 @@ static bool is_local(const struct nbd_place *at)
 static int make(const struct nbd_place *at, unsigned int limit_ms, int cancel, struct nbd_handle **out,
 		struct sl_err *why)
 {
-	int ret = nbd_load(why);
+	int ret = load(why);
 	struct nbd_handle *h;
 
 	if (ret)
 		return ret;
-	h = nbd_create();
+	h = libnbd.nbd_create();
 	if (!h)
 		return say_why(at, why);
-	nbd_set_pread_initialize(h, false); /* what is not read is not looked at */
+	libnbd.nbd_set_pread_initialize(h, false); /* what is not read is not looked at */
 	/* Structured replies leave out what is zero, and take twice as many system calls: not where bytes cost nothing. */
-	nbd_set_request_structured_replies(h, !is_local(at));
-	nbd_set_uri_allow_local_file(h, true);
+	libnbd.nbd_set_request_structured_replies(h, !is_local(at));
+	libnbd.nbd_set_uri_allow_local_file(h, true);
 	ret = set_tls(h, at, why);
-	if (!ret && (at->uri ? nbd_aio_connect_uri(h, at->uri) : nbd_aio_connect_unix(h, at->path)))
+	if (!ret && (at->uri ? libnbd.nbd_aio_connect_uri(h, at->uri) : libnbd.nbd_aio_connect_unix(h, at->path)))
 		ret = say_why(at, why);
 	if (!ret)
 		ret = wait_ready(h, at, limit_ms, cancel, why);
 	if (ret) {
-		nbd_close(h);
+		libnbd.nbd_close(h);
 		return ret;
 	}
-	watch_host(nbd_aio_get_fd(h));
+	watch_host(libnbd.nbd_aio_get_fd(h));
 	*out = h;
 	return 0;
 }
@@ -253,7 +268,7 @@ static void put(struct nbd_attempt *a)
 	if (__atomic_sub_fetch(&a->refs, 1, __ATOMIC_ACQ_REL))
 		return;
 	if (a->h)
-		nbd_close(a->h);
+		libnbd.nbd_close(a->h);
 	if (a->cancel >= 0)
 		close(a->cancel);
 	pthread_cond_destroy(&a->changed);

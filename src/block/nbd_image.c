@@ -37,7 +37,6 @@
 
 #include "base/thread.h"
 #include "block/nbd.h"
-#include "block/nbd_lib.h"
 
 #define CONNECT_MS 10000u
 #define CLOSE_MS 30000u	      /* qemu-nbd writes back what it holds; then SIGKILL */
@@ -343,8 +342,8 @@ static int recover(struct nbd_image *image, struct nbd_place *at, struct sl_err 
 		ret = nbd_log_replay(image->log, h, err);
 	}
 	if (h) {
-		nbd_aio_disconnect(h, 0);
-		nbd_close(h);
+		libnbd.nbd_aio_disconnect(h, 0);
+		libnbd.nbd_close(h);
 	}
 	image->died = ret != 0;
 	return ret;

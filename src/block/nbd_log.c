@@ -27,7 +27,6 @@
 #include <sys/mman.h>
 
 #include "block/nbd.h"
-#include "block/nbd_lib.h"
 
 #define SIZE (32u << 20)      /* a multiple of UNIT */
 #define UNIT 64u	      /* everything starts at a multiple, so that a struct entry never goes over the end */
@@ -191,17 +190,17 @@ static int write_again(const struct nbd_log *log, struct nbd_handle *h, const st
 {
 	const size_t first = SIZE - at < e->len ? SIZE - at : e->len;
 
-	if (nbd_pwrite(h, log->ring + at, first, e->offset, 0))
+	if (libnbd.nbd_pwrite(h, log->ring + at, first, e->offset, 0))
 		return -1;
-	return first == e->len ? 0 : nbd_pwrite(h, log->ring, e->len - first, e->offset + first, 0);
+	return first == e->len ? 0 : libnbd.nbd_pwrite(h, log->ring, e->len - first, e->offset + first, 0);
 }
 
 static int space_again(struct nbd_handle *h, const struct entry *e)
 {
 	for (uint64_t done = 0, n; done < e->len; done += n) {
 		n = e->len - done < MAX_SPACE ? e->len - done : MAX_SPACE;
-		if (e->op == BLOCK_DISCARD ? nbd_trim(h, n, e->offset + done, 0) :
-					     nbd_zero(h, n, e->offset + done,
+		if (e->op == BLOCK_DISCARD ? libnbd.nbd_trim(h, n, e->offset + done, 0) :
+					     libnbd.nbd_zero(h, n, e->offset + done,
 						      e->flags & BLOCK_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE))
 			return -1;
 	}
@@ -223,7 +222,7 @@ int nbd_log_replay(struct nbd_log *log, struct nbd_handle *h, struct sl_err *err
 		at = (at + n) % SIZE;
 		left -= n;
 	}
-	if (nbd_flush(h, 0))
+	if (libnbd.nbd_flush(h, 0))
 		return sl_err_set(err, EIO, "what it had answered cannot be made durable: %s", nbd_say());
 	nbd_log_flushed(log, log->seq);
 	return 0;

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "block/deadline.h"
-#include "block/nbd_lib.h"
 
 #define CONNECT_MS 10000u     /* for connecting and negotiating */
 #define REFRESH_MS 3000u      /* the same, while the control loop waits for it */
@@ -54,9 +53,9 @@ static int ask_size(struct nbd *n, uint64_t *size, struct sl_err *err)
 	ret = nbd_attempt_end(a, &h, &why);
 	if (ret)
 		return sl_err_set(err, -ret, "%s: cannot look at the size: %s", n->b.name, why.text);
-	*size = nbd_get_size(h) < 0 ? 0 : (uint64_t)nbd_get_size(h);
-	nbd_aio_disconnect(h, 0);
-	nbd_close(h);
+	*size = libnbd.nbd_get_size(h) < 0 ? 0 : (uint64_t)libnbd.nbd_get_size(h);
+	libnbd.nbd_aio_disconnect(h, 0);
+	libnbd.nbd_close(h);
 	return 0;
 }
 
@@ -77,10 +76,14 @@ int nbd_refresh(struct block *b, struct sl_err *err)
 
 int nbd_resize(struct block *b, uint64_t size, struct sl_err *err)
 {
+	struct nbd *n = (struct nbd *)b;
+
+	if (!n->image)
+		return sl_err_set(err, ENOTSUP, "%s: 'nbd' cannot be resized from here", b->name);
 	if (size < b->info.size)
 		return sl_err_set(err, EINVAL, "%s: an image only grows here: what it loses when it shrinks is for "
 				  "'qemu-img resize --shrink' to be told, while nobody uses it", b->name);
-	return nbd_image_resize(((struct nbd *)b)->image, size, err);
+	return nbd_image_resize(n->image, size, err);
 }
 
 void nbd_free(struct block *b)
@@ -103,8 +106,9 @@ static bool power_of_two(int64_t n, uint32_t least, uint32_t most)
 
 static int describe_sizes(struct nbd *n, struct nbd_handle *h, const struct block_options *o, struct sl_err *err)
 {
-	int64_t size = nbd_get_size(h), least = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
-	int64_t best = nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED), most = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
+	int64_t size = libnbd.nbd_get_size(h), least = libnbd.nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
+	int64_t best = libnbd.nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED);
+	int64_t most = libnbd.nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
 	struct block_info *info = &n->b.info;
 	int ret;
 
@@ -139,15 +143,15 @@ static int describe(struct nbd *n, struct nbd_handle *h, const struct block_opti
 
 	if (ret)
 		return ret;
-	if (!o->read_only && nbd_is_read_only(h) != 0)
+	if (!o->read_only && libnbd.nbd_is_read_only(h) != 0)
 		return sl_err_set(err, EROFS, "%s: the server does not let it be written; add readonly=on", n->b.name);
-	n->fua = nbd_can_fua(h) == 1;
-	n->flush = nbd_can_flush(h) == 1;
+	n->fua = libnbd.nbd_can_fua(h) == 1;
+	n->flush = libnbd.nbd_can_flush(h) == 1;
 	info->flush = n->flush && !n->durable;
-	info->discard = o->discard && nbd_can_trim(h) == 1;
-	info->write_zeroes = nbd_can_zero(h) == 1;
+	info->discard = o->discard && libnbd.nbd_can_trim(h) == 1;
+	info->write_zeroes = libnbd.nbd_can_zero(h) == 1;
 	info->unmap_zeroes = info->write_zeroes && o->discard;
-	info->single = nbd_can_multi_conn(h) != 1;
+	info->single = libnbd.nbd_can_multi_conn(h) != 1;
 	if (n->image && info->flush && n->fua && !o->read_only)
 		n->log = nbd_image_log(n->image);
 	return 0;
@@ -174,7 +178,7 @@ static int first_contact(struct nbd *n, unsigned int limit_ms, struct nbd_handle
 int nbd_open_at(const char *name, struct nbd_place *at, struct nbd_image *image, bool durable, uint64_t timeout,
 		const struct block_options *o, struct block **out, struct sl_err *err)
 {
-	struct nbd *n = (struct nbd *)block_alloc(image ? &nbd_image_ops : &nbd_ops, name, err);
+	struct nbd *n = (struct nbd *)block_alloc(&nbd_ops, name, err);
 	const bool shorter = timeout && timeout * 1000 < CONNECT_MS;
 	struct nbd_handle *h = NULL;
 	int ret;
@@ -192,8 +196,8 @@ int nbd_open_at(const char *name, struct nbd_place *at, struct nbd_image *image,
 	ret = first_contact(n, shorter ? (unsigned int)timeout * 1000 : CONNECT_MS, &h, err);
 	if (!ret) {
 		ret = describe(n, h, o, err);
-		nbd_aio_disconnect(h, 0);
-		nbd_close(h);
+		libnbd.nbd_aio_disconnect(h, 0);
+		libnbd.nbd_close(h);
 	}
 	if (!ret && image && !nbd_image_opened(image))
 		ret = sl_err_set(err, EIO, "%s: qemu-nbd has ended", name);

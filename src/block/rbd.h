@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* rbd.h - private to the rbd source: rbd.c (requests), rbd_keeper.c (all that may block: opening, locking, sizes,
- * closing), rbd_cluster.c (connections), rbd_lib.c (Ceph's libraries)
+ * closing), rbd_cluster.c (Ceph's libraries, and connections)
  */
 #ifndef BLOCK_RBD_H
 #define BLOCK_RBD_H
@@ -8,28 +8,24 @@
 #include <rbd/librbd.h>
 
 #include "block/block.h"
+#include "block/library.h"
 
-#define RADOS_CALLS(F)                                                                                                 \
-	F(rados_create) F(rados_conf_read_file) F(rados_conf_set) F(rados_conf_get) F(rados_connect) F(rados_shutdown)     \
-	F(rados_ioctx_create) F(rados_ioctx_set_namespace) F(rados_ioctx_destroy)
-#define RBD_CALLS(F)                                                                                                   \
-	F(rbd_open) F(rbd_open_read_only) F(rbd_snap_set) F(rbd_close) F(rbd_namespace_exists) F(rbd_get_features)         \
-	F(rbd_lock_acquire) F(rbd_list_lockers) F(rbd_metadata_get) F(rbd_pool_metadata_get) F(rbd_get_size)               \
-	F(rbd_resize) F(rbd_update_watch) F(rbd_update_unwatch) F(rbd_aio_create_completion)                               \
-	F(rbd_aio_get_return_value) F(rbd_aio_release) F(rbd_aio_read) F(rbd_aio_writev) F(rbd_aio_flush)                  \
-	F(rbd_aio_discard) F(rbd_aio_write_zeroes)
+/* Every function of librados and librbd that is called. */
+#define CEPH_CALLS(X) \
+	X(rados_create) X(rados_conf_read_file) X(rados_conf_set) X(rados_conf_get) X(rados_connect) X(rados_shutdown) \
+	X(rados_ioctx_create) X(rados_ioctx_set_namespace) X(rados_ioctx_destroy) \
+	X(rbd_open) X(rbd_open_read_only) X(rbd_snap_set) X(rbd_close) X(rbd_namespace_exists) X(rbd_get_features) \
+	X(rbd_lock_acquire) X(rbd_list_lockers) X(rbd_metadata_get) X(rbd_pool_metadata_get) X(rbd_get_size) \
+	X(rbd_resize) X(rbd_update_watch) X(rbd_update_unwatch) X(rbd_aio_create_completion) \
+	X(rbd_aio_get_return_value) X(rbd_aio_release) X(rbd_aio_read) X(rbd_aio_writev) X(rbd_aio_flush) \
+	X(rbd_aio_discard) X(rbd_aio_write_zeroes)
 
-/** struct ceph_calls - the functions of librados and librbd by their own names */
-struct ceph_calls {
-#define CEPH_CALL(name) __typeof__(name) *name;
-	RADOS_CALLS(CEPH_CALL)
-	RBD_CALLS(CEPH_CALL)
-};
+/** ceph - the functions by their own names; set by ceph_load(), before anybody uses them, and constant then */
+extern struct ceph_calls {
+	CEPH_CALLS(LIBRARY_MEMBER)
+} ceph;
 
-/** ceph - set by ceph_load(), before anybody uses it, and constant then */
-extern struct ceph_calls ceph;
-
-/** ceph_load() - load the libraries, once; 0 or -errno with @err filled */
+/** ceph_load() - load the libraries; @name: of the disk, for @err. 0 or -errno with @err filled */
 int ceph_load(const char *name, struct sl_err *err);
 
 /**

@@ -13,6 +13,20 @@
 
 #define CONNECT_SECONDS "10"
 
+struct ceph_calls ceph;
+
+int ceph_load(const char *name, struct sl_err *err)
+{
+	static const char *const names[] = {CEPH_CALLS(LIBRARY_NAME)};
+	/* librbd brings librados with it, and dlsym() looks there, too */
+	static struct library library = {"librbd.so.1", names, &ceph, sizeof(names) / sizeof(names[0]), false};
+	struct sl_err why;
+
+	if (library_load(&library, &why))
+		return sl_err_set(err, ENOTSUP, "%s: needs Ceph's library (package librbd1): %s", name, why.text);
+	return 0;
+}
+
 /**
  * struct rbd_cluster
  * @conf, @user, @cache: what it was made with; others that want the same may share it

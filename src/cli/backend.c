@@ -84,8 +84,6 @@ int cmd_backend(int argc, char **argv)
 						{"print-capabilities", no_argument, NULL, 'p'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"socket-path", "fd", "blk-file", "read-only", "print-capabilities", "help",
-					    NULL};
 	struct request r = {0};
 	uint64_t fd;
 	int c;
@@ -113,7 +111,7 @@ int cmd_backend(int argc, char **argv)
 			fputs(help_text, stdout);
 			return 0;
 		default:
-			return cmd_bad_option(BACKEND_NAME, argv, c, names);
+			return cmd_bad_option(BACKEND_NAME, argv, c, options);
 		}
 	}
 	if (optind < argc)

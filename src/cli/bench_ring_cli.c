@@ -88,11 +88,8 @@ static int set_option(struct ring_plan *p, int c, const char *text)
 /* Return: -1 to go on, or the exit status. */
 static int parse(struct ring_plan *p, int argc, char **argv)
 {
-	const char *names[NUM_OPTIONS + 1] = { 0 };
 	int c, ret;
 
-	for (unsigned int i = 0; i < NUM_OPTIONS; i++)
-		names[i] = options[i].name;
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		switch (c) {
@@ -110,7 +107,7 @@ static int parse(struct ring_plan *p, int argc, char **argv)
 			return 0;
 		case '?':
 		case ':':
-			return cmd_bad_option("bench", argv, c, names);
+			return cmd_bad_option("bench", argv, c, options);
 		default:
 			ret = set_option(p, c, optarg);
 			if (ret)

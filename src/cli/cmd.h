@@ -7,6 +7,8 @@
 #ifndef CLI_CMD_H
 #define CLI_CMD_H
 
+#include <getopt.h>
+
 #include <sluice/error.h>
 #include <sluice/loop.h>
 
@@ -28,11 +30,12 @@ int cmd_backend(int argc, char **argv);
 int cmd_fail(const char *cmd, const struct sl_err *err, int ret);
 /** cmd_usage() - print "sluice: CMD: ..." for a wrong command line and return EXIT_USAGE */
 int cmd_usage(const char *cmd, const char *fmt, ...) SL_PRINTF(2, 3);
+#define CMD_OPTIONS_MAX 31
 /**
  * cmd_bad_option() - after getopt_long() answered '?' or ':' (opterr 0): say what is wrong with argv[optind - 1]
- * @names: the long options without dashes, ends with NULL: to name the nearest
+ * @options: as it was given them, CMD_OPTIONS_MAX at most: to name the nearest
  */
-int cmd_bad_option(const char *cmd, char **argv, int answer, const char *const *names);
+int cmd_bad_option(const char *cmd, char **argv, int answer, const struct option *options);
 
 /**
  * struct data_threads - a few threads that each run a loop for queues

@@ -53,10 +53,12 @@ int cmd_usage(const char *cmd, const char *fmt, ...)
 	return EXIT_USAGE;
 }
 
-int cmd_bad_option(const char *cmd, char **argv, int answer, const char *const *names)
+int cmd_bad_option(const char *cmd, char **argv, int answer, const struct option *options)
 {
-	const char *arg = argv[optind - 1], *near;
+	const char *arg = argv[optind - 1], *near, *names[CMD_OPTIONS_MAX + 1] = {0};
 
+	for (unsigned int i = 0; i < CMD_OPTIONS_MAX && options[i].name; i++)
+		names[i] = options[i].name;
 	if (answer == ':')
 		return cmd_usage(cmd, "%s: needs a value", arg);
 	near = strncmp(arg, "--", 2) ? NULL : opt_nearest(arg + 2, names);

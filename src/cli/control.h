@@ -49,11 +49,10 @@ int control_connect(const char *path, struct sl_err *err);
 int control_send(int fd, const char *path, json_t *request, struct sl_err *err);
 /**
  * control_receive() - wait for the answer to the one request that was sent
- * @gone: NULL was returned because the process at the other end is gone, or talks nonsense
  *
  * Return: "result" of the answer, or NULL with @err filled.
  */
-json_t *control_receive(int fd, const char *path, bool *gone, struct sl_err *err);
+json_t *control_receive(int fd, const char *path, struct sl_err *err);
 /** control_path() - @path, or else what the environment names, or NULL */
 const char *control_path(const char *path);
 /** control_human() - @n in three digits and a power of 1024 or, @base 1000, of 1000; in @buf */

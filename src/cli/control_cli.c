@@ -149,13 +149,12 @@ static int ask(const char *path, json_t *request, bool json)
 {
 	struct sl_err err = {0};
 	json_t *result = NULL;
-	bool gone;
 	int fd = control_connect(path, &err);
 
 	if (fd < 0)
 		json_decref(request);
 	else if (!control_send(fd, path, request, &err))
-		result = control_receive(fd, path, &gone, &err);
+		result = control_receive(fd, path, &err);
 	if (fd >= 0)
 		close(fd);
 	if (!result) {
@@ -178,7 +177,6 @@ int cmd_control(int argc, char **argv)
 						{"json", no_argument, NULL, 'j'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"control", "json", "help", NULL};
 	const char *path = NULL;
 	bool json = false;
 	json_t *request;
@@ -197,7 +195,7 @@ int cmd_control(int argc, char **argv)
 			fputs(help_text, stdout);
 			return 0;
 		default:
-			return cmd_bad_option("control", argv, c, names);
+			return cmd_bad_option("control", argv, c, options);
 		}
 	}
 	request = make_request(argc - optind, argv + optind, &status);

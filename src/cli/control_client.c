@@ -85,21 +85,18 @@ static char *receive_line(int fd)
 	return NULL;
 }
 
-json_t *control_receive(int fd, const char *path, bool *gone, struct sl_err *err)
+json_t *control_receive(int fd, const char *path, struct sl_err *err)
 {
 	char *line = receive_line(fd);
 	json_t *answer = line ? json_loads(line, 0, NULL) : NULL, *result = NULL;
 	const char *error = json_string_value(json_object_get(answer, "error"));
 
-	*gone = !line;
 	if (!line)
 		sl_err_set(err, EPIPE, "%s: the process has ended", path);
 	else if (error)
 		sl_err_set(err, EINVAL, "%s: %s", path, error);
-	else if (!(result = json_incref(json_object_get(answer, "result")))) {
-		*gone = true;
+	else if (!(result = json_incref(json_object_get(answer, "result"))))
 		sl_err_set(err, EPROTO, "%s: is no control socket of sluice", path);
-	}
 	json_decref(answer);
 	free(line);
 	return result;

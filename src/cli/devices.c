@@ -118,7 +118,6 @@ int cmd_devices(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
-	static const char *const names[] = {"json", "help", NULL};
 	const struct device_type *one = NULL;
 	bool json = false;
 	struct sl_err err;
@@ -135,7 +134,7 @@ int cmd_devices(int argc, char **argv)
 			       "Prints the device types with their sources, keys and [defaults].\n");
 			return 0;
 		default:
-			return cmd_bad_option("devices", argv, c, names);
+			return cmd_bad_option("devices", argv, c, options);
 		}
 	}
 	if (argc - optind > 1)

@@ -79,8 +79,6 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 						{"control", required_argument, NULL, 'C'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"kernel", "initrd", "append", "memory", "console", "cpus",
-					    "engine", "device", "control", "help", NULL};
 	int answer, ret = 0;
 
 	opterr = 0;
@@ -116,7 +114,7 @@ static int parse(int argc, char **argv, struct machine_options *o, const char **
 		case 'h':
 			return -1;
 		default:
-			return cmd_bad_option("run", argv, answer, names);
+			return cmd_bad_option("run", argv, answer, options);
 		}
 	}
 	if (ret)

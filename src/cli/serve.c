@@ -309,7 +309,6 @@ int cmd_serve(int argc, char **argv)
 						{"control", required_argument, NULL, 'c'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"device", "threads", "control", "help", NULL};
 	struct serve serve = {0};
 	uint64_t threads = 1;
 	int c;
@@ -338,7 +337,7 @@ int cmd_serve(int argc, char **argv)
 			return 0;
 		default:
 			free(serve.served);
-			return cmd_bad_option("serve", argv, c, names);
+			return cmd_bad_option("serve", argv, c, options);
 		}
 	}
 	if (optind < argc || !serve.n) {

@@ -130,14 +130,13 @@ static bool wait_for(struct top *t, int fd, uint64_t until)
 /* The next answer; 0, or -errno with t->err filled, or the person has ended it. */
 static int ask(struct top *t)
 {
-	bool gone;
 	int ret = control_send(t->fd, t->path, json_pack("{s:s}", "command", "status"), &t->err);
 
 	if (ret || !wait_for(t, t->fd, 0))
 		return ret;
 	json_decref(t->last);
 	t->last = t->now;
-	t->now = control_receive(t->fd, t->path, &gone, &t->err);
+	t->now = control_receive(t->fd, t->path, &t->err);
 	return t->now ? 0 : -EIO;
 }
 
@@ -366,7 +365,6 @@ int cmd_top(int argc, char **argv)
 						{"json", no_argument, NULL, 'j'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	static const char *const names[] = {"control", "once", "json", "help", NULL};
 	const char *path = NULL;
 	bool one = false, json = false;
 	int c;
@@ -387,7 +385,7 @@ int cmd_top(int argc, char **argv)
 			fputs(help_text, stdout);
 			return 0;
 		default:
-			return cmd_bad_option("top", argv, c, names);
+			return cmd_bad_option("top", argv, c, options);
 		}
 	}
 	if (optind < argc)
