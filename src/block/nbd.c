@@ -446,7 +446,7 @@ static void use_handle(struct nbd_channel *ch, struct nbd_handle *h)
 	ch->size = (uint64_t)libnbd.nbd_get_size(h) & ~(uint64_t)(n->b.info.block_size - 1);
 	ch->pause_ms = FIRST_PAUSE_MS;
 	__atomic_add_fetch(&n->connections, 1, __ATOMIC_RELAXED);
-	if (sl_watch_add(ch->c.loop, &ch->watch, libnbd.nbd_aio_get_fd(h), direction(h))) {
+	if (sl_watch_add(ch->c.loop, &ch->watch, libnbd.nbd_aio_get_fd(h), nbd_events(h))) {
 		lost(ch, "cannot watch its socket");
 		return;
 	}
