@@ -29,11 +29,6 @@ static inline int SL_PRINTF(1, 2) shell(const char *fmt, ...)
 	return system(cmd);
 }
 
-static inline bool have(const char *program)
-{
-	return !shell("command -v %s >/dev/null", program);
-}
-
 static inline void nap(void)
 {
 	const struct timespec ms = {.tv_nsec = 5000000};
@@ -82,13 +77,6 @@ static inline void end(pid_t pid)
 {
 	kill(pid, SIGKILL);
 	REQUIRE(waitpid(pid, NULL, 0) == pid);
-}
-
-static inline void begin(void)
-{
-	dir_make();
-	snprintf(sock, sizeof(sock), "%s/sock", dir);
-	snprintf(uri, sizeof(uri), "nbd+unix:///?socket=%s", sock);
 }
 
 static inline void round_trip(struct bed *bed, bool space)
@@ -201,5 +189,37 @@ static inline void SL_PRINTF(2, 3) refuses(const char *want, const char *fmt, ..
 	if (!said[0])
 		bed_close(&bed);
 }
+
+/*
+ * The cases, each in a folder of its own in which servers listen at @sock; not without all of @programs, as in
+ * "nbdkit qemu-nbd".
+ */
+static inline int nbd_run(const char *programs, const struct t_case *cases, unsigned int n, int argc, char **argv)
+{
+	bool failed = false, done = false;
+
+	if (shell("for i in %s; do command -v $i >/dev/null || exit 1; done", programs)) {
+		printf("skip: not all of %s are installed\n", programs);
+		return 77;
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		int ret;
+
+		dir_make();
+		snprintf(sock, sizeof(sock), "%s/sock", dir);
+		snprintf(uri, sizeof(uri), "nbd+unix:///?socket=%s", sock);
+		ret = t_run(&cases[i], 1, argc, argv);
+		dir_remove();
+		failed |= ret == 1;
+		done |= ret == 0;
+	}
+	return failed ? 1 : done ? 0 : 77;
+}
+
+#define NBD_MAIN(programs, cases)                                                                                      \
+	int main(int argc, char **argv)                                                                                \
+	{                                                                                                              \
+		return nbd_run(programs, cases, sizeof(cases) / sizeof((cases)[0]), argc, argv);                       \
+	}
 
 #endif

@@ -222,7 +222,6 @@ static void tricks(void)
 	unsigned int failed = 0, step = 0;
 	struct bed bed;
 
-	begin();
 	liar_start();
 	bed_open(&bed, "blk,%s", uri);
 	liar->one_in = 48;
@@ -260,7 +259,6 @@ static void tricks(void)
 	for (unsigned int i = 0; i < NUM_TRICKS; i++)
 		CHECK(liar->tricks[i]);
 	liar_stop();
-	dir_remove();
 }
 
 /* Numbers that make no sense are refused with a line, or made sense of. */
@@ -270,7 +268,6 @@ static void numbers(void)
 	static const uint32_t blocks[] = {0, 1, 3, 512, 513, 4096, 65536, 131072, 0x80000000u, ~0u};
 	unsigned int opened = 0, refused = 0;
 
-	begin();
 	liar_start();
 	for (unsigned int i = 0; i < 400; i++) {
 		struct bed bed;
@@ -300,7 +297,6 @@ static void numbers(void)
 	}
 	liar_stop();
 	CHECK(opened > 20 && refused > 20);
-	dir_remove();
 }
 
 static const struct t_case cases[] = {
@@ -308,4 +304,4 @@ static const struct t_case cases[] = {
 	{"numbers", numbers},
 };
 
-T_MAIN(cases)
+NBD_MAIN("", cases)

@@ -15,9 +15,6 @@ static void formats(void)
 {
 	static const char *const names[] = {"qcow2", "vmdk", "vhdx", "vdi", "vpc", "qed"};
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	for (unsigned int i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		const char *f = names[i];
 		unsigned char *all = malloc(8 * MiB);
@@ -50,7 +47,6 @@ static void formats(void)
 	}
 	/* nothing is left: no process, no folder of a socket */
 	CHECK(!serves("disk[.]qcow2"));
-	dir_remove();
 }
 
 /*
@@ -85,9 +81,6 @@ static void killed_sluice(void)
 	unsigned int i;
 	pid_t pid;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/kill.qcow2 8M", dir));
 	setenv("TMPDIR", dir, 1);
 	pid = child("write_and_wait");
@@ -101,7 +94,6 @@ static void killed_sluice(void)
 	CHECK_EQ(shell("test \"$(ls -A %s | sort | tr '\\n' ' ')\" = 'kill.qcow2 ready '", dir), 0);
 	CHECK_EQ(shell("qemu-img check -q -f qcow2 %s/kill.qcow2", dir), 0);
 	unsetenv("TMPDIR");
-	dir_remove();
 }
 
 /* The process of our own qemu-nbd; there is one. */
@@ -179,13 +171,9 @@ static void server_killed(const char *format, const char *keys, unsigned int mib
 
 static void qemu_nbd_killed(void)
 {
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	server_killed("qcow2", "", 24); /* more than half of the log: our own flushes come in */
 	server_killed("qcow2", ",cache=writethrough", 4);
 	server_killed("vmdk", "", 4);
-	dir_remove();
 }
 
 /* Zeroed and discarded blocks of the log, a request larger than the log, and room that is short. */
@@ -195,9 +183,6 @@ static void log_of_everything(void)
 	struct bed bed;
 	struct io many[48];
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 64M", dir));
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
 	fill(data, 40 * MiB, 1);
@@ -225,7 +210,6 @@ static void log_of_everything(void)
 	bed_close(&bed);
 	free(data);
 	free(back);
-	dir_remove();
 }
 
 static void resized(void)
@@ -235,9 +219,6 @@ static void resized(void)
 	struct sl_err err;
 	struct io held;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M && qemu-img create -q -f vmdk %s/a.vmdk 8M", dir, dir));
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
 	fill(a, MiB, 3);
@@ -260,7 +241,6 @@ static void resized(void)
 	CHECK_EQ(bed.block->info.size, 8 * MiB);
 	CHECK_EQ(io(&bed, BLOCK_READ, 7 * MiB, MiB, b), 0);
 	bed_close(&bed);
-	dir_remove();
 }
 
 /* format=raw looks at nothing: what a guest writes at the start never makes the image another one. */
@@ -271,9 +251,6 @@ static void never_probed(void)
 	struct bed bed;
 	FILE *in;
 
-	if (!have("qemu-img"))
-		SKIP("no qemu-img");
-	begin();
 	/* a whole header of an image that names a backing file on the host */
 	REQUIRE(!shell("qemu-img create -q -f qcow2 -u -b /etc/passwd -F raw %s/evil 8M", dir));
 	snprintf(path, sizeof(path), "%s/evil", dir);
@@ -291,7 +268,6 @@ static void never_probed(void)
 	CHECK(!memcmp(header, back, 4096));
 	CHECK(!our_qemu_nbd());
 	bed_close(&bed);
-	dir_remove();
 }
 
 /* Discarded blocks leave the image on the host. */
@@ -302,9 +278,6 @@ static void discarded(void)
 	char path[256];
 	struct bed bed;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	snprintf(path, sizeof(path), "%s/a.qcow2", dir);
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s 8M", path));
 	bed_open(&bed, "blk,%s,format=qcow2", path);
@@ -320,7 +293,6 @@ static void discarded(void)
 	CHECK_EQ(io(&bed, BLOCK_DISCARD, 0, MiB, NULL), -EOPNOTSUPP);
 	bed_close(&bed);
 	free(data);
-	dir_remove();
 }
 
 /* In a mount of its own, which is gone with the process. */
@@ -356,11 +328,7 @@ static void full(void)
 {
 	int status;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(waitpid(child("fill_up"), &status, 0) > 0 && WIFEXITED(status));
-	dir_remove();
 	if (WEXITSTATUS(status) == 77)
 		SKIP("no mount name space of its own here");
 	CHECK_EQ(WEXITSTATUS(status), 0);
@@ -374,9 +342,6 @@ static void lock_lost(void)
 	struct io held;
 	pid_t pid;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
 	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, 4096, buf), 0);
@@ -395,7 +360,6 @@ static void lock_lost(void)
 	for (unsigned int i = 0; i < 50; i++)
 		sl_loop_step(bed.loop, 5);
 	bed_close(&bed);
-	dir_remove();
 }
 
 /* A qemu-nbd that stands still: requests fail in time, and the device is closed in bounded time. */
@@ -405,9 +369,6 @@ static void stands_still(void)
 	struct bed bed;
 	pid_t pid;
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2,timeout=3", dir);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
@@ -417,7 +378,6 @@ static void stands_still(void)
 	kill(pid, SIGCONT);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
 	bed_close(&bed);
-	dir_remove();
 }
 
 static void errors(void)
@@ -425,9 +385,6 @@ static void errors(void)
 	struct bed bed;
 	char path[256];
 
-	if (!have("qemu-nbd") || !have("qemu-img"))
-		SKIP("no qemu-nbd or no qemu-img");
-	begin();
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
 	refuses("format=qcow2", "blk,%s/a.qcow2", dir);
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
@@ -441,7 +398,6 @@ static void errors(void)
 	setenv("PATH", "/nowhere", 1);
 	refuses("qemu-utils", "blk,%s/a.qcow2,format=qcow2", dir);
 	setenv("PATH", path, 1);
-	dir_remove();
 }
 
 static const struct t_case cases[] = {
@@ -468,5 +424,5 @@ int main(int argc, char **argv)
 			write_and_wait();
 		return t_failures ? 1 : 0;
 	}
-	return t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+	return nbd_run("qemu-nbd qemu-img", cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
 }

@@ -7,9 +7,6 @@ static void nbdkit_round_trip(void)
 	struct bed bed;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -U %s memory 8M", sock);
 	bed_open(&bed, "blk,%s", uri);
 	CHECK_EQ(bed.block->info.size, 8 * MiB);
@@ -26,18 +23,13 @@ static void nbdkit_round_trip(void)
 	CHECK_EQ(io_flags(&bed, BLOCK_WRITE_ZEROES, 0, 8 * MiB, NULL, BLOCK_FUA), 0);
 	bed_close(&bed);
 	end(pid);
-	dir_remove();
 }
 
 static void server_killed(void)
 {
-	if (!have("nbdkit") || !have("qemu-nbd"))
-		SKIP("no nbdkit or no qemu-nbd");
-	begin();
 	file_make("disk", 8 * MiB, NULL, 0);
 	killed_under_load("nbdkit -f -U %s --filter=delay file %s/disk wdelay=2ms rdelay=1ms");
 	killed_under_load("qemu-nbd -t -f raw -k %s %s/disk");
-	dir_remove();
 }
 
 static void error_and_delay(void)
@@ -47,9 +39,6 @@ static void error_and_delay(void)
 	struct io slow[4];
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -U %s --filter=error memory 8M error-pread=EIO error-pread-rate=100%%", sock);
 	bed_open(&bed, "blk,%s", uri);
 	CHECK_EQ(io(&bed, BLOCK_WRITE, 0, 4096, buf), 0);
@@ -89,7 +78,6 @@ static void error_and_delay(void)
 		CHECK_EQ(io_wait(&bed, &slow[i]), 0);
 	bed_close(&bed);
 	end(pid);
-	dir_remove();
 }
 
 static void stand_still(pid_t pid)
@@ -108,9 +96,6 @@ static void silent_server(void)
 	struct sl_err err;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -U %s memory 8M", sock);
 	bed_open(&bed, "blk,%s", uri);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
@@ -133,7 +118,6 @@ static void silent_server(void)
 	bed_close(&sibling);
 	bed_close(&bed);
 	end(pid);
-	dir_remove();
 }
 
 /* A second channel of the same disk on the same loop. */
@@ -168,9 +152,6 @@ static void server_side(void)
 	struct bed bed, more[3];
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -U %s --filter=log --filter=blocksize-policy memory 8M logfile=%s/log "
 		    "blocksize-preferred=4K blocksize-maximum=256K blocksize-error-policy=error", sock, dir);
 	bed_open(&bed, "blk,%s", uri);
@@ -199,7 +180,6 @@ static void server_side(void)
 	REQUIRE(!shell("grep -oE 'connection=[0-9]+ Read .*count' %s/log | sort -u | cut -d' ' -f1 >%s/conns", dir, dir));
 	CHECK_EQ(shell("test $(sort -u %s/conns | wc -l) = 3", dir), 0);
 	free(buf);
-	dir_remove();
 }
 
 struct figures {
@@ -258,9 +238,6 @@ static void timeout(void)
 	struct bed bed;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -t 1 -U %s memory 8M", sock);
 	bed_open(&bed, "blk,%s,timeout=1", uri);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
@@ -286,7 +263,6 @@ static void timeout(void)
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
 	bed_close(&bed);
 	end(pid);
-	dir_remove();
 }
 
 /* Nobody waits any longer: everything ends at once, is not touched again, and the disk can be used or closed. */
@@ -297,9 +273,6 @@ static void abandoned(void)
 	struct bed bed;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	pid = serve("nbdkit -f -t 1 -U %s memory 8M", sock);
 	bed_open(&bed, "blk,%s", uri);
 	CHECK_EQ(io(&bed, BLOCK_READ, 0, 4096, buf), 0);
@@ -328,7 +301,6 @@ static void abandoned(void)
 	block_commit(bed.c);
 	CHECK_EQ(stuck[0].result, -ETIMEDOUT);
 	bed_close(&bed);
-	dir_remove();
 }
 
 /* Somebody who accepts and says nothing: neither the open nor the close waits for ever. */
@@ -339,9 +311,6 @@ static void mute_server(void)
 	int listening;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	snprintf(a.sun_path, sizeof(a.sun_path), "%.100s", sock);
 	listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	REQUIRE(!bind(listening, (struct sockaddr *)&a, sizeof(a)) && !listen(listening, 8));
@@ -356,7 +325,6 @@ static void mute_server(void)
 	step_for(&bed, 300);
 	bed_close(&bed);
 	close(listening);
-	dir_remove();
 }
 
 static void noticed(void *arg)
@@ -376,9 +344,6 @@ static void resized(void)
 	struct io wait;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	file_make("disk", 8 * MiB, NULL, 0);
 	pid = serve("nbdkit -f -U %s file %s/disk", sock, dir);
 	bed_open(&bed, "blk,%s", uri);
@@ -419,7 +384,6 @@ static void resized(void)
 	end(pid);
 	CHECK(block_refresh(bed.block, &err) < 0 && strstr(err.text, "cannot look at the size"));
 	bed_close(&bed);
-	dir_remove();
 }
 
 static void errors(void)
@@ -430,9 +394,6 @@ static void errors(void)
 	int fd, listening;
 	pid_t pid;
 
-	if (!have("nbdkit"))
-		SKIP("no nbdkit");
-	begin();
 	refuses("No such file", "blk,%s", uri);
 	refuses("Connection refused", "blk,nbd://127.0.0.1:1/");
 	pid = serve("nbdkit -f -U %s --filter=exportname memory 8M exportname=right exportname-strict=true", sock);
@@ -458,7 +419,6 @@ static void errors(void)
 	snprintf(path, sizeof(path), "%s", a.sun_path);
 	refuses("magic", "blk,nbd+unix:///?socket=%s", path);
 	REQUIRE(waitpid(pid, NULL, 0) == pid);
-	dir_remove();
 }
 
 static const struct t_case cases[] = {
@@ -474,4 +434,4 @@ static const struct t_case cases[] = {
 	{"errors", errors},
 };
 
-T_MAIN(cases)
+NBD_MAIN("nbdkit qemu-nbd", cases)

@@ -29,7 +29,6 @@ static void make_ca(const char *name)
  */
 static void make_certificates(void)
 {
-	begin();
 	port = 20000 + (int)(getpid() % 20000);
 	make_ca("ca");
 	make_ca("other");
@@ -60,8 +59,6 @@ static void certificates(void)
 {
 	pid_t pid;
 
-	if (!have("nbdkit") || !have("openssl"))
-		SKIP("no nbdkit or no openssl");
 	make_certificates();
 	pid = serve("nbdkit -f -i 127.0.0.1 -p %d --tls=require --tls-certificates=%s/server memory 8M", port, dir);
 	with("client");
@@ -92,16 +89,12 @@ static void certificates(void)
 	pid = serve("nbdkit -f -i 127.0.0.1 -p %d memory 8M", port);
 	refuses("the server has no TLS", "blk,%s", with("client"));
 	end(pid);
-	dir_remove();
 }
 
 static void shared_key(void)
 {
 	pid_t pid;
 
-	if (!have("nbdkit") || !have("openssl"))
-		SKIP("no nbdkit or no openssl");
-	begin();
 	port = 0;
 	REQUIRE(!shell("echo me:$(openssl rand -hex 32) >%s/keys; echo me:$(openssl rand -hex 32) >%s/wrong", dir, dir));
 	pid = serve("nbdkit -f -U %s --tls=require --tls-psk=%s/keys memory 8M", sock, dir);
@@ -112,15 +105,12 @@ static void shared_key(void)
 	refuses("cannot connect", "blk,nbds+unix:///?socket=%s,tls-psk=%s/none,tls-username=me", sock, dir);
 	refuses("Unix socket", "blk,nbds+unix:///?socket=%s,tls-certificates=%s", sock, dir);
 	end(pid);
-	dir_remove();
 }
 
 static void qemu(void)
 {
 	pid_t pid;
 
-	if (!have("qemu-nbd") || !have("openssl"))
-		SKIP("no qemu-nbd or no openssl");
 	make_certificates();
 	file_make("disk", 8 * MiB, NULL, 0);
 	pid = serve("qemu-nbd -t -f raw -e 0 -b 127.0.0.1 -p %d --object "
@@ -129,22 +119,18 @@ static void qemu(void)
 	works(true);
 	refuses("another CA", "blk,%s", with("stranger"));
 	end(pid);
-	dir_remove();
 }
 
 static void server_killed(void)
 {
 	char command[512];
 
-	if (!have("nbdkit") || !have("openssl"))
-		SKIP("no nbdkit or no openssl");
 	make_certificates();
 	file_make("disk", 8 * MiB, NULL, 0);
 	snprintf(command, sizeof(command), "nbdkit -f -i 127.0.0.1 -p %d --tls=require --tls-certificates=%s/server "
 		 "--filter=delay file %s/disk wdelay=2ms rdelay=1ms", port, dir, dir);
 	with("client");
 	killed_under_load(command);
-	dir_remove();
 }
 
 static const struct t_case cases[] = {
@@ -154,4 +140,4 @@ static const struct t_case cases[] = {
 	{"server_killed", server_killed},
 };
 
-T_MAIN(cases)
+NBD_MAIN("nbdkit qemu-nbd openssl", cases)
