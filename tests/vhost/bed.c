@@ -14,13 +14,21 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* Steps before a wait is given up; each sleeps up to a millisecond. */
-#define PATIENCE 5000
+/* Time before a wait is given up: a bound against hangs. */
+#define PATIENCE_NS 30000000000ull
+/* Steps of a loop that has something to do again and again. */
+#define MANY 5000
 
 static void die(const char *what)
 {
 	fprintf(stderr, "bed: %s: %s\n", what, strerror(errno));
 	abort();
+}
+
+/* When a wait that begins now is given up. */
+static uint64_t patience(void)
+{
+	return sl_now() + PATIENCE_NS;
 }
 
 /* ---- the device ---- */
@@ -177,7 +185,7 @@ void bed_unserve(struct bed *b)
 {
 	b->stopped = false;
 	sl_vhost_user_server_stop(b->server, stopped, b);
-	for (int i = 0; i < PATIENCE && !b->stopped; i++)
+	for (uint64_t until = patience(); !b->stopped && sl_now() < until;)
 		sl_loop_step(b->loop, 1);
 	if (!b->stopped)
 		die("server does not stop");
@@ -247,13 +255,13 @@ void bed_close(struct bed *b)
 
 void bed_run(struct bed *b)
 {
-	for (int i = 0; i < PATIENCE && sl_loop_step(b->loop, 0); i++)
+	for (int i = 0; i < MANY && sl_loop_step(b->loop, 0); i++)
 		;
 }
 
 bool bed_wait(struct bed *b, const atomic_uint *count, unsigned int value)
 {
-	for (int i = 0; i < PATIENCE; i++) {
+	for (uint64_t until = patience(); sl_now() < until;) {
 		if (atomic_load(count) >= value)
 			return true;
 		sl_loop_step(b->loop, 1);
@@ -303,10 +311,17 @@ void fe_connect(struct fe *f, struct bed *b)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t until = patience();
 
 	strcpy(sun.sun_path, b->path);
-	if (sock < 0 || connect(sock, (struct sockaddr *)&sun, sizeof(sun)) < 0)
-		die("connect");
+	if (sock < 0)
+		die("socket");
+	/* A server in another process may not listen yet. */
+	while (connect(sock, (struct sockaddr *)&sun, sizeof(sun)) < 0) {
+		if ((errno != ENOENT && errno != ECONNREFUSED) || sl_now() > until)
+			die("connect");
+		usleep(1000);
+	}
 	fe_adopt(f, b, sock);
 }
 
@@ -343,7 +358,7 @@ int fe_send(struct fe *f, uint32_t request_id, uint32_t flags, const void *paylo
 {
 	struct vu_msg m;
 	uint32_t sent = 0;
-	int ret = -EAGAIN;
+	int ret;
 
 	vu_msg_init(&m, request_id, 0);
 	m.h.flags |= flags;
@@ -353,7 +368,7 @@ int fe_send(struct fe *f, uint32_t request_id, uint32_t flags, const void *paylo
 		memcpy(&m.p, payload, size);
 	if (nfds)
 		memcpy(m.fds, fds, nfds * sizeof(int));
-	for (int i = 0; i < PATIENCE && (ret = vu_send(f->sock, &m, &sent)) == -EAGAIN; i++)
+	for (uint64_t until = patience(); (ret = vu_send(f->sock, &m, &sent)) == -EAGAIN && sl_now() < until;)
 		sl_loop_step(f->b->loop, 1);
 	return ret == 1 ? 0 : ret;
 }
@@ -361,9 +376,9 @@ int fe_send(struct fe *f, uint32_t request_id, uint32_t flags, const void *paylo
 int fe_recv(struct fe *f, struct vu_msg *m)
 {
 	struct vu_rx rx = {0};
-	int ret = -EAGAIN;
+	int ret;
 
-	for (int i = 0; i < PATIENCE && (ret = vu_recv(f->sock, &rx, m)) == -EAGAIN; i++)
+	for (uint64_t until = patience(); (ret = vu_recv(f->sock, &rx, m)) == -EAGAIN && sl_now() < until;)
 		sl_loop_step(f->b->loop, 1);
 	return ret == 1 ? 0 : ret == -EAGAIN ? -ETIMEDOUT : ret;
 }
@@ -595,7 +610,7 @@ uint8_t *fe_offer(struct fe *f, unsigned int i, uint32_t len)
 
 uint8_t *fe_done(struct fe *f, unsigned int i)
 {
-	for (int k = 0; k < PATIENCE; k++) {
+	for (uint64_t until = patience(); sl_now() < until;) {
 		uint8_t *data = sl_dq_get(f->ring[i].dq, NULL);
 
 		if (data)

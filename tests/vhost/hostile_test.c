@@ -42,12 +42,14 @@ static void honest(void)
 	struct fe good;
 
 	for (int packed = 0; packed < 2; packed++) {
+		unsigned int gone;
+
 		fe_up(&good, &b, packed);
+		gone = b.gone; /* all that were before it */
 		CHECK(fe_echo(&good, 0) && fe_echo(&good, 1));
 		CHECK(fe_get_base(&good, 0) != UINT32_MAX);
 		fe_close(&good);
-		for (unsigned int i = 0, before = b.gone; i < 1000 && b.gone == before; i++)
-			sl_loop_step(b.loop, 1);
+		CHECK(bed_wait(&b, &b.gone, gone + 1));
 	}
 	bed_run(&b);
 }

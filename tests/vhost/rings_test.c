@@ -472,7 +472,7 @@ static void inband_threaded(void)
 		while (vu_recv(f.channel, &rx, &m) == 1)
 			called++;
 	}
-	for (int i = 0; i < 1000 && !called; i++) {
+	for (uint64_t until = sl_now() + 30000000000ull; !called && sl_now() < until;) {
 		sl_loop_step(b.loop, 1);
 		called += vu_recv(f.channel, &rx, &m) == 1;
 	}

@@ -333,9 +333,6 @@ static void served_until_a_signal(void)
 	REQUIRE(pid >= 0);
 	if (!pid)
 		serve_until_signal(b.path);
-	for (int i = 0; i < 1000 && access(b.path, F_OK); i++)
-		usleep(5000);
-	usleep(5000); /* from the file to listen() */
 	fe_up(&f, &b, true);
 	/* a call goes where nobody listens any more */
 	REQUIRE(!pipe(nobody));
