@@ -30,12 +30,13 @@ int ceph_load(const char *name, struct sl_err *err)
 /**
  * struct rbd_cluster
  * @conf, @user, @cache: what it was made with; others that want the same may share it
+ * @shared: with connections=: others may come
  * @users: images; guarded by the registry's lock
  */
 struct rbd_cluster {
 	rados_t rados;
 	char *conf, *user;
-	bool cache;
+	bool cache, shared;
 	unsigned int users;
 	struct rbd_cluster *next;
 };
@@ -75,6 +76,21 @@ static int no_connection(struct rbd_cluster *c, const char *name, int ret, struc
 	return sl_err_set(err, -ret, "%s: cannot connect: %s", name, strerror(-ret));
 }
 
+/*
+ * One image's answers come one after the other in any case (librbd sees to that), so the two threads Ceph has for them
+ * unless configured mostly wake each other: with one, 4 KiB reads at depth 32 take 13 us of processor time instead of
+ * 16, and a third of the context switches. Images that share a connection do have use for two.
+ */
+static void answer_on_one_thread(struct rbd_cluster *c)
+{
+	static const char key[] = "librados_thread_count", ceph_default[] = "2";
+	char threads[8] = "";
+
+	/* Another number is somebody's wish. Where this fails there are two, which works as well. */
+	if (!ceph.rados_conf_get(c->rados, key, threads, sizeof(threads)) && !strcmp(threads, ceph_default))
+		ceph.rados_conf_set(c->rados, key, "1");
+}
+
 static int configure(struct rbd_cluster *c, const char *name, struct sl_err *err)
 {
 	const char *const settings[][2] = {
@@ -97,6 +113,8 @@ static int configure(struct rbd_cluster *c, const char *name, struct sl_err *err
 				  "/etc/ceph/ceph.conf, ~/.ceph/ceph.conf; add conf=FILE", name);
 	if (ret)
 		return sl_err_set(err, -ret, "%s: conf=%s: %s", name, c->conf, strerror(-ret));
+	if (!c->shared)
+		answer_on_one_thread(c);
 	return 0;
 }
 
@@ -124,6 +142,7 @@ static int cluster_new(const struct rbd_options *o, const char *name, struct rbd
 		c->conf = strdup(o->conf ? o->conf : "");
 		c->user = strdup(o->user);
 		c->cache = o->cache;
+		c->shared = o->connections;
 		c->users = 1;
 	}
 	if (!c || !c->conf || !c->user)
