@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The engine kvm with guests of a few instructions, on this host's own /dev/kvm, however slow that is."""
 import fcntl
+import json
 import os
 import pty
 import re
@@ -18,6 +19,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
 from guest import SLUICE, TOP, Skip, check, image, main, need  # noqa: E402  pylint: disable=wrong-import-position
 
+LONG = 120  # seconds; a bound against hangs
 LOAD = 0x100000  # where the program goes
 CODE = 0x100  # where its code begins in file and memory
 COM1, POWER, RESET = 0x3f8, 0x604, 0xcf9
@@ -81,8 +83,8 @@ def run(lab, code, *options, **keys):
 def ends(guest, status, pattern):
     """It must say that and end so."""
     if pattern:
-        guest.expect(pattern, 20)
-    got = guest.wait(20)
+        guest.expect(pattern, LONG)
+    got = guest.wait(LONG)
     check(got == status, f"exit status {got}, not {status}; {guest.tail()}")
 
 
@@ -98,17 +100,17 @@ def restarts(lab):
 def cannot_go_on(lab):
     """Code where there is no memory: registers, the reason and the bytes are told."""
     guest = run(lab, struct.pack("<BIBB", 0xb8, 0xd0000000, 0xff, 0xe0))  # mov eax, ...; jmp eax
-    guest.expect(r"KVM_RUN: exit 17 \(internal error\)", 20)
-    guest.expect(r"rip 0010:00000000d0000000 .* code not in memory", 20)
-    guest.expect("rax 00000000d0000000", 20)
+    guest.expect(r"KVM_RUN: exit 17 \(internal error\)", LONG)
+    guest.expect(r"rip 0010:00000000d0000000 .* code not in memory", LONG)
+    guest.expect("rax 00000000d0000000", LONG)
     ends(guest, 1, "the guest cannot go on")
 
 
 def shows_code(lab):
     """An instruction that KVM would have to emulate and cannot (fld from device memory) is told with its bytes."""
     guest = run(lab, b"\xdb\x2d" + struct.pack("<I", 0xd0000000))
-    guest.expect(r"KVM_RUN: exit 17 \(internal error\): an instruction that KVM cannot emulate", 20)
-    guest.expect(r"rip 0010:0000000000100100 .* code db 2d 00 00 00 d0", 20)
+    guest.expect(r"KVM_RUN: exit 17 \(internal error\): an instruction that KVM cannot emulate", LONG)
+    guest.expect(r"rip 0010:0000000000100100 .* code db 2d 00 00 00 d0", LONG)
     ends(guest, 1, "the guest cannot go on")
     ends(run(lab, b"\x0f\x0b"), 1, "triple fault|code 0f 0b")  # an invalid one, and no way to handle it
 
@@ -119,7 +121,7 @@ def names_what_failed(lab):
     for limit in range(6, 60, 3):
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--cpus", "16", "--device", "blk,null:1M",
                                "--device", "blk,null:1M,transport=mmio"], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=30, check=False,
+                              text=True, timeout=LONG, check=False,
                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
         check(done.returncode in (0, 1, 127), f"status {done.returncode}: {done.stderr}")
         if done.returncode == 1:
@@ -130,7 +132,7 @@ def names_what_failed(lab):
 
 def told_to_end(lab):
     guest = run(lab, text("up\n") + SPIN, "--cpus", "3")
-    guest.expect("up", 20)
+    guest.expect("up", LONG)
     guest.signal(signal.SIGTERM)
     ends(guest, 1, "told to end")
 
@@ -138,20 +140,20 @@ def told_to_end(lab):
 def ends_while_busy(lab):
     """A guest that never leaves KVM by itself ends as well."""
     guest = run(lab, text("up\n") + b"\xeb\xfe")
-    guest.expect("up", 20)
+    guest.expect("up", LONG)
     guest.signal(signal.SIGTERM)
     ends(guest, 1, "told to end")
 
 
 def escape_keys(lab):
     guest = run(lab, text("up\n") + ECHO)
-    guest.expect("up", 20)
+    guest.expect("up", LONG)
     guest.process.stdin.write(b"abc\n")
     guest.process.stdin.flush()
-    guest.expect("abc", 20)
+    guest.expect("abc", LONG)
     guest.process.stdin.write(b"\x01\x01\n")  # twice: one for the guest
     guest.process.stdin.flush()
-    guest.expect("^\x01$", 20)
+    guest.expect("^\x01$", LONG)
     guest.process.stdin.write(b"\x01x")
     guest.process.stdin.flush()
     ends(guest, 1, "ended by Ctrl-A x")
@@ -161,12 +163,12 @@ def power_button(lab):
     """Poll the status of the fixed registers until the button's bit is there, then switch off."""
     wait = bytes.fromhex("66ba0006 66ed a90001 0000 74f3".replace(" ", ""))  # in ax, 0x600; test eax, 0x100; jz
     guest = run(lab, text("up\n") + wait + text("pressed\n") + OFF)
-    guest.expect("up", 20)
+    guest.expect("up", LONG)
     guest.process.stdin.write(b"\x01p")
     guest.process.stdin.flush()
     ends(guest, 0, "pressed")
     guest = run(lab, text("up\n") + wait + text("pressed\n") + OFF)
-    guest.expect("up", 20)
+    guest.expect("up", LONG)
     guest.signal(signal.SIGPWR)
     ends(guest, 0, "pressed")
 
@@ -198,7 +200,7 @@ def terminal_is_restored(lab):
                 os.write(main_end, keys)
             if number:
                 process.send_signal(number)
-            got = process.wait(20)
+            got = process.wait(LONG)
             check(got == status, f"{keys} {number}: exit status {got}, not {status}")
         check(before == settings(side), f"{keys} {number}: the terminal is not as it was")
     os.close(main_end)
@@ -211,7 +213,7 @@ def consoles(lab):
 
     def on(place):
         guest = lab.start(SLUICE, "run", "--engine", "kvm", "--kernel", path, "--console", place)
-        return guest, guest.expect("--console .*", 20)[0] if place[:4] in ("pty", "unix") else ""
+        return guest, guest.expect("--console .*", LONG)[0] if place[:4] in ("pty", "unix") else ""
 
     def echoes(send, receive):
         """What is sent must come back; what the guest said before that may come first."""
@@ -230,14 +232,14 @@ def consoles(lab):
     guest, line = on("unix:" + lab.path("sock"))
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(20)
+            peer.settimeout(LONG)
             peer.connect(lab.path("sock"))
             echoes(peer.sendall, peer.recv)
     guest.signal(signal.SIGTERM)
     ends(guest, 1, "told to end")
     check(not os.path.exists(lab.path("sock")), "the socket is still there")
     guest, line = on("file:" + lab.path("log"))
-    until = time.monotonic() + 20
+    until = time.monotonic() + LONG
     while not os.path.exists(lab.path("log")) or not os.path.getsize(lab.path("log")):
         check(time.monotonic() < until, "nothing is in the file")
         time.sleep(0.01)
@@ -255,7 +257,7 @@ def devices(lab):
     path = program(lab, code + text("\n") + OFF)
     done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--device", "blk,null:1M",
                            "--device", "blk,memory:1M,transport=mmio"], stdin=subprocess.DEVNULL, capture_output=True,
-                          timeout=30, check=False)
+                          timeout=LONG, check=False)
     check(done.returncode == 0, f"status {done.returncode}: {done.stderr}")
     check(done.stdout == b"virt" + b"\xf4\x1a\x42\x10" * 2 + b"\r\n"[1:], f"{done.stdout}")
 
@@ -272,9 +274,12 @@ def bare_program(lab):
                              ("mmio packed verify poll irq=5", "mmio,irqfd=off"),
                              ("mmio packed verify interrupt irq=5", "mmio")):
         disk = lab.disk(4)
+        # whoever is to wait for an interrupt must find nothing done when he looks before
+        slow = ",delay-ms=20" if "interrupt" in words else ""
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append",
-                               f"blk {words} count=20", "--device", f"blk,{disk},packed=on,transport={transport}"],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+                               f"blk {words} count=20", "--device",
+                               f"blk,{disk},packed=on,transport={transport}{slow}"],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONG, check=False)
         check(done.returncode == 0 and "bare: ok" in done.stdout and ", 0 failed, 0 wrong," in done.stdout, done.stdout + done.stderr)
         check(("interrupt" in words) == (" 0 interrupts" not in done.stdout), done.stdout)
 
@@ -284,7 +289,7 @@ def bare_run(words, *options):
     need_kvm()
     bare = os.environ.get("BARE", os.path.join(TOP, "build", "guest", "bare"))
     done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", bare, "--append", words, *options],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONG, check=False)
     check(done.returncode == 0 and "bare: ok" in done.stdout, f"status {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout
 
@@ -325,7 +330,7 @@ def hugepages(lab):
 
     def attempt(memory):
         return subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path, "--memory", memory + ",hugepages=on"],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONG, check=False)
 
     def number(name):
         with open(pool + name, encoding="utf-8") as file:
@@ -363,27 +368,34 @@ def another_process(lab):
         serve = (SLUICE, "serve", "--device", f"blk,{disk},socket={sock},delay-ms=1")
         guest = lab.start(SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append",
                           f"blk {words} count=200", "--device", f"blk,socket={sock},transport={transport}")
-        guest.expect("waiting for it", 20)
+        guest.expect("waiting for it", LONG)
         server = lab.start(*serve)
-        guest.expect("is here after", 20)
+        guest.expect("is here after", LONG)
         for _ in range(3):
             time.sleep(0.2)
             server.signal(signal.SIGKILL)
-            server.wait(20)
+            server.wait(LONG)
             server = lab.start(*serve)
-        guest.expect(", 0 failed, 0 wrong,", 60)
-        guest.wait(20)
-        server.expect("listening on", 20)  # the guest may have been done before it came
+        guest.expect(", 0 failed, 0 wrong,", LONG)
+        guest.wait(LONG)
+        server.expect("listening on", LONG)  # the guest may have been done before it came
         server.signal(signal.SIGTERM)
-        check(server.wait(20) == 0, "the server does not end well")
+        check(server.wait(LONG) == 0, "the server does not end well")
 
 
 def waits_for_another_process(lab):
     """Whoever waits for a back-end that never comes can end it."""
     guest = run(lab, OFF, "--device", "blk,socket=" + lab.path("nobody"))
-    guest.expect("blk .*nobody: .*waiting for it", 20)
+    guest.expect("blk .*nobody: .*waiting for it", LONG)
     guest.signal(signal.SIGINT)
     ends(guest, 1, "interrupted")
+
+
+def in_flight(lab):
+    """Requests of the guest's only queue that are under way."""
+    done = subprocess.run([SLUICE, "control", "--control", lab.path("c"), "--json", "status"], capture_output=True,
+                          text=True, timeout=LONG, check=False)
+    return json.loads(done.stdout)["devices"][0]["queues"][0]["in-flight"] if done.returncode == 0 else 0
 
 
 def ends_under_load(lab):
@@ -393,8 +405,11 @@ def ends_under_load(lab):
     for transport in ("pci", "mmio"):
         words = f"blk {transport} split verify poll count=4000 irq=5"
         guest = lab.start(SLUICE, "run", "--engine", "kvm", "--memory", "64M", "--kernel", bare, "--append", words,
-                          "--device", f"blk,{lab.disk(16)},transport={transport}")
-        time.sleep(0.3)
+                          "--device", f"blk,{lab.disk(16)},transport={transport},delay-ms=100",
+                          "--control", lab.path("c"))
+        until = time.monotonic() + LONG
+        while not in_flight(lab):
+            check(time.monotonic() < until and guest.process.poll() is None, f"no load; {guest.tail()}")
         guest.signal(signal.SIGTERM)
         ends(guest, 1, None)
 
@@ -417,7 +432,7 @@ def refuses(lab):
         with open(lab.path("bad"), "wb") as file:
             file.write(content)
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", lab.path("bad")], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=20, check=False)
+                              capture_output=True, text=True, timeout=LONG, check=False)
         check(reason in done.stderr and done.stderr.count("\n") == 1, f"'{reason}' is not in: {done.stderr}")
         check(done.returncode in (1, 2), f"{reason}: status {done.returncode}")
     with open(lab.path("good"), "wb") as file:
@@ -432,7 +447,7 @@ def refuses(lab):
             "--console serial: wants stdio, pty": ("--console", "serial"),
             "transport": ("--device", "blk,null:1M,transport=isa")}.items():
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", lab.path("good"), *options],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONG, check=False)
         check(reason in done.stderr and done.stderr.count("\n") == 1, f"'{reason}' is not in: {done.stderr}")
         check(done.returncode == 2, f"{reason}: status {done.returncode}")
 
@@ -443,7 +458,7 @@ def auto_says_why(lab):
     with open(lab.path("none"), "wb") as file:
         file.write(elf(OFF))
     done = subprocess.run([SLUICE, "run", "--kernel", lab.path("none")], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=30, check=False)
+                          text=True, timeout=LONG, check=False)
     chose_kvm = "engine kvm: /dev/kvm runs at hardware speed" in done.stderr
     check(chose_kvm or "is no Linux kernel (bzImage)" in done.stderr, done.stderr)
 
@@ -456,7 +471,7 @@ def no_rights(lab):
         raise Skip("needs to be root, and /dev/kvm not everybody's")
     try:
         done = subprocess.run([SLUICE, "run", "--engine", "kvm", "--kernel", path], stdin=subprocess.DEVNULL, user=65534,
-                              group=65534, extra_groups=[], capture_output=True, text=True, timeout=20, check=False)
+                              group=65534, extra_groups=[], capture_output=True, text=True, timeout=LONG, check=False)
     except PermissionError:
         raise Skip("another user cannot start this build") from None
     told = "/dev/kvm: Permission denied; type: sudo usermod -aG kvm"
@@ -466,7 +481,7 @@ def no_rights(lab):
     shutil.copy(image() + "/vmlinuz", lab.path("vmlinuz"))
     guest = lab.start(SLUICE, "run", "--kernel", lab.path("vmlinuz"), "--append", "quiet", user=65534, group=65534,
                       extra_groups=[])
-    guest.expect("engine qemu: .*" + told, 20)
+    guest.expect("engine qemu: .*" + told, LONG)
     guest.signal(signal.SIGTERM)
     ends(guest, 1, None)
 
@@ -476,7 +491,7 @@ def leaves_nothing(lab):
     for _ in range(3):
         start = time.monotonic()
         ends(run(lab, OFF, "--cpus", "16"), 0, None)
-        check(time.monotonic() - start < 20, "it takes too long")
+        check(time.monotonic() - start < LONG, "it takes too long")
 
 
 if __name__ == "__main__":
