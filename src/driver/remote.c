@@ -36,8 +36,11 @@
  * Stop
  *
  * A stop lasts as long as the back-end has requests in flight, because until
- * then it writes to guest memory; a death ends that as well. After
- * remote_leave() nobody needs that memory any more, and nothing is waited for.
+ * then it writes to guest memory; a death ends that as well. A back-end that
+ * takes longer than stop_timeout_ms is cut off, which from here on is as if it
+ * had died: nothing can take the memory away from it, but a driver must not
+ * wait for ever. After remote_leave() nobody needs that memory any more, and
+ * nothing is waited for.
  */
 #include "base/thread.h"
 #include "driver/remote_impl.h"
@@ -145,8 +148,10 @@ static void told(void *arg)
 	for (unsigned int i = 0; i < r->num_queues; i++)
 		waiting |= r->queues[i].asked || r->queues[i].stopped;
 	pthread_mutex_unlock(&r->lock);
-	if (!waiting)
-		sl_timer_clear(r->control, &r->slow);
+	if (waiting)
+		return;
+	sl_timer_clear(r->control, &r->slow);
+	sl_timer_clear(r->control, &r->too_slow);
 }
 
 static void stop_is_slow(void *arg)
@@ -155,6 +160,18 @@ static void stop_is_slow(void *arg)
 
 	sl_log(SL_LOG_WARN, "%s: stop: the back-end has not finished its requests after %u s: waiting for it", r->name,
 	       (unsigned int)(SLOW_STOP_NS / 1000000000));
+}
+
+static void stop_is_too_slow(void *arg)
+{
+	struct remote *r = arg;
+
+	pthread_mutex_lock(&r->lock);
+	for (unsigned int i = 0; i < r->num_queues; i++)
+		r->cut |= r->queues[i].asked;
+	if (r->cut)
+		remote_signal(r->cut_fd);
+	pthread_mutex_unlock(&r->lock);
 }
 
 static int place_start(struct sl_device *d, unsigned int index, const struct sl_queue_setup *setup, struct sl_mem *mem,
@@ -197,6 +214,8 @@ static void place_stop(struct sl_device *d, unsigned int index)
 	pthread_mutex_unlock(&r->lock);
 	if (!r->slow.set)
 		sl_timer_set(r->control, &r->slow, SLOW_STOP_NS);
+	if (!r->too_slow.set && r->stop_timeout_ms)
+		sl_timer_set(r->control, &r->too_slow, r->stop_timeout_ms * 1000000ull);
 	sl_task_post(r->control, r->left ? &r->told : &r->poke);
 }
 
@@ -342,9 +361,10 @@ static int set_up(struct remote *r, const struct remote_config *cfg, struct sl_e
 	r->path = strdup(cfg->path);
 	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r->cut_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->cancel_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (!r->name || !r->path || r->wake_fd < 0 || r->quit_fd < 0 || r->cancel_fd < 0 ||
-	    watch_fd(r, r->quit_fd, true))
+	if (!r->name || !r->path || r->wake_fd < 0 || r->quit_fd < 0 || r->cut_fd < 0 || r->cancel_fd < 0 ||
+	    watch_fd(r, r->quit_fd, true) || watch_fd(r, r->cut_fd, true))
 		return sl_err_set(err, errno, "%s: %s", cfg->name, strerror(errno));
 	ret = first_connection(r, cfg->interrupt_fd, err);
 	if (!ret)
@@ -373,18 +393,20 @@ struct remote *remote_open(const struct remote_config *cfg, struct sl_err *err)
 	r->num_queues = cfg->num_queues;
 	r->queue_size = cfg->queue_size;
 	r->timeout_ms = cfg->timeout_ms;
+	r->stop_timeout_ms = cfg->stop_timeout_ms;
 	r->control = cfg->control;
 	r->own_config = cfg->config;
 	r->config_len = cfg->config_len;
 	if (cfg->config)
 		memcpy(r->config, cfg->config, cfg->config_len);
-	r->wake_fd = r->quit_fd = r->cancel_fd = r->region.fd = -1;
+	r->wake_fd = r->quit_fd = r->cut_fd = r->cancel_fd = r->region.fd = -1;
 	r->epoch = 1;
 	r->retry_ms = REMOTE_FIRST_RETRY_MS;
 	r->since = sl_now();
 	r->poke = (struct sl_task){.fn = poke, .arg = r};
 	r->told = (struct sl_task){.fn = told, .arg = r};
 	r->slow = (struct sl_timer){.fn = stop_is_slow, .arg = r};
+	r->too_slow = (struct sl_timer){.fn = stop_is_too_slow, .arg = r};
 	pthread_mutex_init(&r->lock, NULL);
 	if (!set_up(r, cfg, err))
 		return r;
@@ -435,6 +457,7 @@ void remote_close(struct remote *r)
 	sl_task_cancel(r->control, &r->poke);
 	sl_task_cancel(r->control, &r->told);
 	sl_timer_clear(r->control, &r->slow);
+	sl_timer_clear(r->control, &r->too_slow);
 	for (unsigned int i = 0; i < r->num_queues && r->queues; i++) {
 		struct remote_queue *q = &r->queues[i];
 
@@ -453,6 +476,8 @@ void remote_close(struct remote *r)
 		close(r->wake_fd);
 	if (r->quit_fd >= 0)
 		close(r->quit_fd);
+	if (r->cut_fd >= 0)
+		close(r->cut_fd);
 	if (r->cancel_fd >= 0)
 		close(r->cancel_fd);
 	pthread_mutex_destroy(&r->lock);

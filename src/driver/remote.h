@@ -51,6 +51,8 @@ struct remote_type {
  * @queue_size:   largest ring
  * @config, @config_len: configuration, where the back-end has none; else NULL
  * @timeout_ms:   longest wait for one answer; 0: 5000
+ * @stop_timeout_ms: longest wait for the requests in flight when the driver stops queues or resets; then the back-end is
+ *                cut off; 0: no bound
  * @control, @loops, @num_loops, @first_loop: see struct sl_device_config; calls that cannot go straight to the driver
  *                pass through the data loops
  * @interrupt_fd: readable: give up waiting for the back-end; -1: none
@@ -62,7 +64,7 @@ struct remote_config {
 	uint16_t num_queues, queue_size;
 	const void *config;
 	uint16_t config_len;
-	unsigned int timeout_ms;
+	unsigned int timeout_ms, stop_timeout_ms;
 	struct sl_loop *control;
 	struct sl_loop *const *loops;
 	unsigned int num_loops, first_loop;

@@ -58,12 +58,13 @@ struct remote_queue {
  * struct remote
  * @ops:       the device's
  * @wake_fd:   there is news for the keeper; @quit_fd: it is to end, readable for good
- * @cancel_fd: an epoll of @quit_fd and, until the device is open, of the caller's interrupt_fd: ends waits
+ * @cut_fd:    a stop has waited long enough: readable while @cut
+ * @cancel_fd: an epoll of @quit_fd, @cut_fd and, until the device is open, of the caller's interrupt_fd: ends waits
  * @known:     what the first back-end offered, and that is offered; @is_known: there was one
  * @initial:   its configuration
  * @poke:      control; writes @wake_fd at the end of a turn, when everything that belongs together is written down
  * @told:      control; takes what the keeper wrote down
- * @slow:      control; a stop takes long
+ * @slow, @too_slow: control; a stop takes long; it takes as long as stop_timeout_ms
  *
  * Under @lock:
  * @accepted:  the driver's features
@@ -73,6 +74,7 @@ struct remote_queue {
  * @unsent:    ... which the back-end does not know
  * @news, @has_news: configuration that the back-end gave
  * @left:      the keeper has ended
+ * @cut:       the connection is to be cut, to end the stops that are asked for
  *
  * Keeper:
  * @link:      NULL: there is no back-end; @present: there is one, atomic, for others
@@ -89,15 +91,15 @@ struct remote {
 	struct sl_device *device;
 	struct sl_device_ops ops;
 	struct sl_features without;
-	unsigned int timeout_ms;
+	unsigned int timeout_ms, stop_timeout_ms;
 	struct sl_loop *control;
 	uint16_t num_queues, queue_size, config_len;
 	bool own_config;
-	int wake_fd, quit_fd, cancel_fd;
+	int wake_fd, quit_fd, cut_fd, cancel_fd;
 	struct sl_link_region regions[SL_LINK_MAX_REGIONS];
 	unsigned int num_regions;
 	struct sl_task poke, told;
-	struct sl_timer slow;
+	struct sl_timer slow, too_slow;
 	pthread_t keeper;
 	bool kept;
 
@@ -105,7 +107,7 @@ struct remote {
 	struct sl_features accepted;
 	unsigned int epoch;
 	uint8_t initial[SL_DEVICE_MAX_CONFIG], config[SL_DEVICE_MAX_CONFIG], news[SL_DEVICE_MAX_CONFIG];
-	bool written, unsent, has_news, left;
+	bool written, unsent, has_news, left, cut;
 
 	struct sl_link *link;
 	struct sl_features known;

@@ -49,18 +49,23 @@ static void tell(struct remote *r)
 /* Queues that no back-end has any more, and that the driver does not want either. */
 static void settle(struct remote *r)
 {
-	bool any = false;
+	bool any = false, waiting = false;
 
 	pthread_mutex_lock(&r->lock);
 	for (unsigned int i = 0; i < r->num_queues && r->queues; i++) {
 		struct remote_queue *q = &r->queues[i];
 
+		waiting |= q->running && q->asked;
 		if (q->running || q->wanted)
 			continue;
 		q->failed = q->resumes = false;
 		if (q->asked)
 			any = q->stopped = true;
 		q->asked = false;
+	}
+	if (r->cut && !waiting) {
+		r->cut = false;
+		clear_fd(r->cut_fd);
 	}
 	pthread_mutex_unlock(&r->lock);
 	if (any)
@@ -123,18 +128,36 @@ static void no_backend(struct remote *r, const char *why)
 	sl_err_set(&r->why, EAGAIN, "%s", why);
 }
 
+static bool is_cut(struct remote *r)
+{
+	bool cut;
+
+	pthread_mutex_lock(&r->lock);
+	cut = r->cut;
+	pthread_mutex_unlock(&r->lock);
+	return cut;
+}
+
 static void lost(struct remote *r, const char *why)
 {
+	bool cut = r->link && is_cut(r);
 	uint64_t now = sl_now();
+	char text[120];
 
 	if (r->link && now - r->since > STABLE_NS)
 		r->retry_ms = REMOTE_FIRST_RETRY_MS;
 	if (r->link)
 		r->since = now;
 	r->next_try = now + r->retry_ms * MS;
-	if (!readable(r->cancel_fd))
-		no_backend(r, why);
+	if (cut) {
+		snprintf(text, sizeof(text), "the back-end has not finished its requests within %u s of a stop and is cut off",
+			 r->stop_timeout_ms / 1000);
+		why = text;
+	}
+	/* Before anybody hears of it: what the driver makes available from then on was not begun. */
 	remote_drop(r);
+	if (cut || !readable(r->cancel_fd))
+		no_backend(r, why);
 	settle(r);
 }
 

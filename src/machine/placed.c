@@ -23,7 +23,7 @@
  */
 struct placed_options {
 	const char *socket;
-	uint64_t queues, queue_size;
+	uint64_t queues, queue_size, stop_timeout;
 	bool packed, indirect, event_idx, in_order;
 };
 
@@ -103,6 +103,8 @@ static const struct opt_def place_defs[] = {
 	 .help = "how many of its queues the guest gets; all, unless said"},
 	{"queue-size", OPT_UINT, offsetof(struct placed_options, queue_size), .def = "256", .min = 2, .max = SL_VQ_MAX_SIZE,
 	 .help = "largest ring that a driver may ask for"},
+	{"stop-timeout", OPT_UINT, offsetof(struct placed_options, stop_timeout), .def = "60", .max = 86400,
+	 .help = "seconds that a stop or reset waits for it, before it is cut off; 0 waits for ever"},
 	{"packed", OPT_BOOL, offsetof(struct placed_options, packed), .def = "on", .help = "offer packed rings if it does"},
 	{"indirect", OPT_BOOL, offsetof(struct placed_options, indirect), .def = "on",
 	 .help = "offer indirect descriptors if it does"},
@@ -199,6 +201,7 @@ int placed_open(struct machine_device *d, const struct device_env *env, int inte
 	cfg.path = o.socket;
 	cfg.num_queues = (uint16_t)o.queues;
 	cfg.queue_size = (uint16_t)o.queue_size;
+	cfg.stop_timeout_ms = (unsigned int)o.stop_timeout * 1000;
 	leave_out(&o, &cfg.without);
 	if (t->type == &device_blk && o.queues == 1)
 		sl_features_set(&cfg.without, VIRTIO_BLK_F_MQ);

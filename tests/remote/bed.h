@@ -68,6 +68,8 @@ struct bed {
 
 static pthread_mutex_t lines_lock = PTHREAD_MUTEX_INITIALIZER;
 static char lines[65536];
+static void (*on_line)(const char *line); /* on the thread that says it */
+static unsigned int stop_timeout_ms;	  /* of the devices that follow */
 
 static inline void take_line(void *arg, enum sl_log_level level, const char *line)
 {
@@ -81,6 +83,8 @@ static inline void take_line(void *arg, enum sl_log_level level, const char *lin
 	if (getenv("REMOTE_VERBOSE"))
 		fprintf(stderr, "%10.6f %s\n", (double)sl_now() / 1e9, line);
 	pthread_mutex_unlock(&lines_lock);
+	if (on_line)
+		on_line(line);
 }
 
 static inline bool said(const char *what)
@@ -98,6 +102,17 @@ static inline void forget_lines(void)
 	pthread_mutex_lock(&lines_lock);
 	lines[0] = '\0';
 	pthread_mutex_unlock(&lines_lock);
+}
+
+/* Nothing has happened for too long: show what was said. */
+static inline bool hangs(uint64_t since)
+{
+	if (sl_now() - since < HANG_NS)
+		return false;
+	pthread_mutex_lock(&lines_lock);
+	fprintf(stderr, "nothing happens any more; lines so far:\n%s", lines);
+	pthread_mutex_unlock(&lines_lock);
+	return true;
 }
 
 static inline void ms_sleep(unsigned int ms)
@@ -181,7 +196,7 @@ static inline int bed_try(struct bed *b, const struct remote_type *type, bool pa
 {
 	struct remote_config cfg = {
 		.type = type, .name = "disk", .path = b->socket, .num_queues = 1, .queue_size = 128, .timeout_ms = 5000,
-		.interrupt_fd = interrupt_fd,
+		.stop_timeout_ms = stop_timeout_ms, .interrupt_fd = interrupt_fd,
 	};
 
 	b->packed = packed;
@@ -340,7 +355,7 @@ static inline void drain(struct bed *b)
 	while (vblk_outstanding(&b->q)) {
 		if (turn(b, false))
 			last = sl_now();
-		REQUIRE(sl_now() - last < HANG_NS);
+		REQUIRE(!hangs(last));
 	}
 }
 
@@ -366,7 +381,7 @@ static inline void read_back(struct bed *b)
 		uint64_t until_start = sl_now();                                                                       \
 		while (!(cond)) {                                                                                      \
 			sl_loop_step((b)->loop, 2);                                                                    \
-			REQUIRE(sl_now() - until_start < HANG_NS);                                                     \
+			REQUIRE(!hangs(until_start));                                                                  \
 		}                                                                                                      \
 	} while (0)
 

@@ -17,7 +17,7 @@
  * struct host - back-ends, one after the other
  * @set_up:  called for each before it starts
  * @fake:    the one that is there; under @lock
- * @guests, @enabled, @bases: connections, queues started and stops asked for so far; atomic
+ * @guests, @enabled, @bases, @regions: connections, queues started, stops and inflight regions asked for so far; atomic
  * @base:    what the last SET_VRING_BASE said; atomic
  */
 struct host {
@@ -27,7 +27,7 @@ struct host {
 	pthread_mutex_t lock;
 	void (*set_up)(struct fake *f, unsigned int guest);
 	struct fake *fake;
-	unsigned int guests, enabled, bases, base;
+	unsigned int guests, enabled, bases, regions, base;
 };
 
 static unsigned int get(const unsigned int *n)
@@ -68,6 +68,8 @@ static void converse(struct host *h, struct fake *f)
 			add(&h->enabled);
 		if (request == VU_GET_VRING_BASE)
 			add(&h->bases);
+		if (request == VU_GET_INFLIGHT_FD)
+			add(&h->regions);
 	}
 }
 
@@ -328,6 +330,30 @@ static void reset_waits_for_the_answer(void)
 	close_all(&h, &b, &q); /* at once */
 }
 
+/* ... but not for ever: one that does not say so is cut off, and what was in flight is forgotten with it. */
+static void reset_is_bounded(void)
+{
+	struct host h;
+	struct queue q;
+	struct bed b;
+
+	stop_timeout_ms = 100;
+	open_all(&h, &b, &q, no_stop);
+	for (unsigned int lives = 1; lives < 4; lives++) {
+		UNTIL(&b, get(&h.enabled) == lives);
+		CHECK_EQ(get(&h.regions), lives);
+		forget_lines();
+		ask_reset(&b);
+		UNTIL(&b, is_reset(&b));
+		CHECK(said("of a stop and is cut off"));
+		start_driver(&b, &q);
+	}
+	UNTIL(&b, get(&h.enabled) == 4);
+	CHECK(said("the back-end is back"));
+	stop_timeout_ms = 0;
+	close_all(&h, &b, &q);
+}
+
 /* ---- talk without end ---- */
 
 static void honest(struct fake *f, unsigned int guest)
@@ -428,6 +454,37 @@ static void goes_on_where_all_is_done(void)
 	close_all(&h, &b, &q);
 }
 
+static struct bed *offering;
+static const struct queue *offered_in;
+
+static void offer_at_once(const char *line)
+{
+	if (strstr(line, "has gone"))
+		set_index(offering, offered_in->setup.driver, 6);
+}
+
+/* What is made available once the death is known, the dead one has not begun. */
+static void goes_on_with_what_came_later(void)
+{
+	struct host h;
+	struct queue q;
+	struct bed b;
+
+	open_all(&h, &b, &q, forgetful);
+	UNTIL(&b, get(&h.enabled));
+	set_index(&b, q.setup.driver, 5);
+	set_index(&b, q.setup.device, 5);
+	offering = &b;
+	offered_in = &q;
+	on_line = offer_at_once;
+	host_kill(&h);
+	UNTIL(&b, get(&h.enabled) == 2);
+	CHECK_EQ(get(&h.base), 5);
+	CHECK(!(board_read(&b.board, MMIO_STATUS, 4) & SL_STATUS_NEEDS_RESET));
+	close_all(&h, &b, &q);
+	on_line = NULL;
+}
+
 static void needs_a_reset_where_it_is_not(void)
 {
 	struct host h;
@@ -478,9 +535,11 @@ static const struct t_case cases[] = {
 	{"wrong_answers", wrong_answers},
 	{"random_answers", random_answers},
 	{"reset_waits_for_the_answer", reset_waits_for_the_answer},
+	{"reset_is_bounded", reset_is_bounded},
 	{"talks_without_end", talks_without_end},
 	{"tells_of_a_change", tells_of_a_change},
 	{"goes_on_where_all_is_done", goes_on_where_all_is_done},
+	{"goes_on_with_what_came_later", goes_on_with_what_came_later},
 	{"needs_a_reset_where_it_is_not", needs_a_reset_where_it_is_not},
 	{"refuses_a_bad_ring", refuses_a_bad_ring},
 };
