@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "driver/blk.h"
+#include "driver/fail.h"
 #include "driver/registers.h"
 
 #define BLOCK 4096
@@ -238,12 +239,12 @@ static struct sl_link *find_mmio(struct task *t, struct sl_err *err)
 		if (is_blk(MICROVM_BASE + i * MICROVM_STRIDE))
 			t->base = MICROVM_BASE + i * MICROVM_STRIDE;
 	if (!t->base) {
-		register_fail(err, 1, "mmio: no disk");
+		driver_fail(err, 1, "mmio: no disk");
 		return NULL;
 	}
 	interrupts_init(acknowledge);
 	if (t->interrupt && t->line == NO_LINE) {
-		register_fail(err, 1, "mmio: interrupt: which line? say irq=N");
+		driver_fail(err, 1, "mmio: interrupt: which line? say irq=N");
 		return NULL;
 	}
 	if (t->interrupt)
@@ -264,9 +265,9 @@ static struct sl_link *find_pci(const struct task *t, struct sl_err *err)
 		l = NULL;
 	}
 	if (!l)
-		register_fail(err, 1, "pci: no disk, or none with modern registers at assigned addresses");
+		driver_fail(err, 1, "pci: no disk, or none with modern registers at assigned addresses");
 	if (l && t->interrupt && link_pci_msix(&link.pci, MESSAGE_ADDRESS, vectors, 2)) {
-		register_fail(err, 1, "pci: no MSI-X");
+		driver_fail(err, 1, "pci: no MSI-X");
 		return NULL;
 	}
 	return l;
@@ -390,12 +391,12 @@ static bool set_up(struct run *r, struct sl_link *l, struct sl_err *err)
 	if (vblk_open(&r->blk, l, &f, err))
 		return false;
 	if (sl_features_has(&r->blk.features, SL_F_RING_PACKED) != r->t.packed)
-		return register_fail(err, 0, "the device does not offer packed rings");
+		return driver_fail(err, 0, "the device does not offer packed rings");
 	if (r->t.count > r->blk.info.capacity / BLOCK)
-		return register_fail(err, 0, "the disk has fewer blocks");
+		return driver_fail(err, 0, "the disk has fewer blocks");
 	at = (vblk_queue_shared_size(&r->blk, RING) + BLOCK - 1) / BLOCK * BLOCK;
 	if (at + MAX_DEPTH * BLOCK > sizeof(dma) || vblk_queue_private_size(RING) > sizeof(state))
-		return register_fail(err, 0, "not enough memory set aside");
+		return driver_fail(err, 0, "not enough memory set aside");
 	for (unsigned int i = 0; i < MAX_DEPTH; i++)
 		r->data[i] = (uint64_t *)(void *)(dma + at + i * BLOCK);
 	return !vblk_queue_init(&r->q, &r->blk, 0, RING, dma, (uint64_t)(uintptr_t)dma, state, err) &&

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "driver/blk.h"
+#include "driver/fail.h"
 
 enum { /* feature bits, 5.2.3 */
 	F_SIZE_MAX = 1,
@@ -64,19 +65,6 @@ static const uint8_t known_features[] = {
 
 _Static_assert(sizeof(struct vblk_slot) == 64, "a slot is one cache line");
 
-/* sl_err_set() needs a libc; a constant text does not. */
-static int fail(struct sl_err *err, int errnum, const char *text)
-{
-	size_t i = 0;
-
-	if (err) {
-		for (; text[i] && i < sizeof(err->text) - 1; i++)
-			err->text[i] = text[i];
-		err->text[i] = 0;
-	}
-	return -errnum;
-}
-
 /* Little-endian bytes of the configuration. */
 static uint64_t load(const uint8_t *config, unsigned int off, unsigned int bytes)
 {
@@ -105,7 +93,7 @@ static int parse_config(struct vblk *b, const uint8_t *c, struct sl_err *err)
 
 	*info = (struct vblk_info){ .block_size = VBLK_SECTOR, .seg_max = VBLK_MAX_SEGMENTS, .num_queues = 1 };
 	if (sectors > UINT64_MAX / VBLK_SECTOR)
-		return fail(err, EPROTO, "virtio-blk: configuration: capacity of more than 2^64 bytes");
+		return driver_fail(err, EPROTO, "virtio-blk: configuration: capacity of more than 2^64 bytes");
 	info->capacity = sectors * VBLK_SECTOR;
 	if (sl_features_has(f, F_SIZE_MAX))
 		info->size_max = (uint32_t)load(c, C_SIZE_MAX, 4);
@@ -121,7 +109,8 @@ static int parse_config(struct vblk *b, const uint8_t *c, struct sl_err *err)
 	if (sl_features_has(f, F_BLK_SIZE)) {
 		info->block_size = (uint32_t)load(c, C_BLK_SIZE, 4);
 		if (info->block_size < VBLK_SECTOR || (info->block_size & (info->block_size - 1)))
-			return fail(err, EPROTO, "virtio-blk: configuration: block size is no power of two from 512");
+			return driver_fail(err, EPROTO,
+						   "virtio-blk: configuration: block size is no power of two from 512");
 	}
 	info->physical_size = info->block_size;
 	if (sl_features_has(f, F_TOPOLOGY)) {
@@ -219,7 +208,7 @@ int vblk_queue_init(struct vblk_queue *q, struct vblk *b, uint16_t index, uint16
 	*q = (struct vblk_queue){ .blk = b, .index = index, .num = num };
 	q->dq = sl_dq_init(&cfg);
 	if (!q->dq)
-		return fail(err, EINVAL, "virtio-blk: queue: illegal size");
+		return driver_fail(err, EINVAL, "virtio-blk: queue: illegal size");
 	q->slots = (void *)((char *)shared + slots);
 	q->slots_addr = addr + slots;
 	q->tags = (void *)((char *)private + tags_offset(num));
@@ -265,9 +254,10 @@ int vblk_restart(struct vblk *b, struct vblk_queue *queues, unsigned int n, stru
 
 	for (unsigned int i = 0; i < n; i++)
 		if (!b->inflight && vblk_outstanding(&queues[i]))
-			return fail(err, ENOTSUP, "virtio-blk: requests are outstanding, but there is no inflight region");
+			return driver_fail(err, ENOTSUP,
+						   "virtio-blk: requests are outstanding, but there is no inflight region");
 	if (!b->link->ops->reconnect)
-		return fail(err, ENOTSUP, "virtio-blk: this link cannot reconnect");
+		return driver_fail(err, ENOTSUP, "virtio-blk: this link cannot reconnect");
 	ret = b->link->ops->reconnect(b->link, err);
 	if (!ret)
 		ret = vblk_start(b, queues, n, err);

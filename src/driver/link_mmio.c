@@ -2,6 +2,7 @@
 /* link_mmio.c - a driver's way to a virtio-mmio device (virtio 1.4, 4.2.2 and 4.2.3). Freestanding. */
 #include <errno.h>
 
+#include "driver/fail.h"
 #include "driver/registers.h"
 
 enum { /* offsets */
@@ -110,7 +111,7 @@ static int mmio_num_queues(struct sl_link *link, struct sl_err *err)
 		if (!get(l, R_QUEUE_SIZE_MAX))
 			break;
 	}
-	return n ? n : register_fail(err, EPROTO, "mmio: the device has no queue");
+	return n ? n : driver_fail(err, EPROTO, "mmio: the device has no queue");
 }
 
 static int mmio_set_memory(struct sl_link *link, const struct sl_link_region *regions, unsigned int n,
@@ -129,18 +130,18 @@ static int mmio_queue_start(struct sl_link *link, unsigned int index, const stru
 	struct link_mmio *l = to_mmio(link);
 
 	if (!register_fresh(&l->r, q))
-		return register_fail(err, ENOTSUP, "mmio: queue: it has to start afresh");
+		return driver_fail(err, ENOTSUP, "mmio: queue: it has to start afresh");
 	set(l, R_QUEUE_SEL, index);
 	if (get(l, R_QUEUE_READY))
-		return register_fail(err, EBUSY, "mmio: queue: it runs already");
+		return driver_fail(err, EBUSY, "mmio: queue: it runs already");
 	if (get(l, R_QUEUE_SIZE_MAX) < q->num)
-		return register_fail(err, EINVAL, "mmio: queue: the device has no such queue or none of this size");
+		return driver_fail(err, EINVAL, "mmio: queue: the device has no such queue or none of this size");
 	set(l, R_QUEUE_SIZE, q->num);
 	set64(l, R_QUEUE_DESC, q->desc);
 	set64(l, R_QUEUE_DRIVER, q->driver);
 	set64(l, R_QUEUE_DEVICE, q->device);
 	set(l, R_QUEUE_READY, 1);
-	return get(l, R_QUEUE_READY) ? 0 : register_fail(err, EPROTO, "mmio: queue: the device refuses it");
+	return get(l, R_QUEUE_READY) ? 0 : driver_fail(err, EPROTO, "mmio: queue: the device refuses it");
 }
 
 static int mmio_queue_stop(struct sl_link *link, unsigned int index, uint32_t *base, struct sl_err *err)
@@ -204,7 +205,7 @@ struct sl_link *link_mmio_open(struct link_mmio *l, const struct register_access
 {
 	*l = (struct link_mmio){ .r.link.ops = &mmio_ops, .r.access = access, .base = base };
 	if (get(l, R_MAGIC) != MAGIC || get(l, R_VERSION) != 2) {
-		register_fail(err, ENODEV, "mmio: there is no virtio device of version 2");
+		driver_fail(err, ENODEV, "mmio: there is no virtio device of version 2");
 		return NULL;
 	}
 	l->r.generation = get(l, R_CONFIG_GENERATION);

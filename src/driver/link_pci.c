@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 
+#include "driver/fail.h"
 #include "driver/registers.h"
 
 enum { /* common configuration structure */
@@ -144,7 +145,7 @@ static int pci_config_write(struct sl_link *link, uint32_t off, const void *src,
 	struct link_pci *l = to_pci(link);
 
 	if (off > l->device_length || len > l->device_length - off)
-		return register_fail(err, EINVAL, "pci: configuration: it is not that long");
+		return driver_fail(err, EINVAL, "pci: configuration: it is not that long");
 	register_config_write(&l->r, l->device + off, src, len);
 	return 0;
 }
@@ -153,7 +154,7 @@ static int pci_num_queues(struct sl_link *link, struct sl_err *err)
 {
 	uint32_t n = get(to_pci(link), R_NUM_QUEUES, 2);
 
-	return n ? (int)n : register_fail(err, EPROTO, "pci: the device has no queue");
+	return n ? (int)n : driver_fail(err, EPROTO, "pci: the device has no queue");
 }
 
 static int pci_set_memory(struct sl_link *link, const struct sl_link_region *regions, unsigned int n,
@@ -192,25 +193,25 @@ static int pci_queue_start(struct sl_link *link, unsigned int index, const struc
 	struct link_pci *l = to_pci(link);
 
 	if (!register_fresh(&l->r, q))
-		return register_fail(err, ENOTSUP, "pci: queue: it has to start afresh");
+		return driver_fail(err, ENOTSUP, "pci: queue: it has to start afresh");
 	if (index >= LINK_PCI_MAX_QUEUES || index >= get(l, R_NUM_QUEUES, 2))
-		return register_fail(err, EINVAL, "pci: queue: there are not so many");
+		return driver_fail(err, EINVAL, "pci: queue: there are not so many");
 	set(l, R_QUEUE_SELECT, 2, index);
 	if (get(l, R_QUEUE_ENABLE, 2))
-		return register_fail(err, EBUSY, "pci: queue: it runs already");
+		return driver_fail(err, EBUSY, "pci: queue: it runs already");
 	if (get(l, R_QUEUE_SIZE, 2) < q->num)
-		return register_fail(err, EINVAL, "pci: queue: the device has none of this size");
+		return driver_fail(err, EINVAL, "pci: queue: the device has none of this size");
 	l->notify_address[index] = notify_address(l);
 	if (!l->notify_address[index])
-		return register_fail(err, EPROTO, "pci: queue: its notification lies outside the structure");
+		return driver_fail(err, EPROTO, "pci: queue: its notification lies outside the structure");
 	set(l, R_QUEUE_SIZE, 2, q->num);
 	set64(l, R_QUEUE_DESC, q->desc);
 	set64(l, R_QUEUE_DRIVER, q->driver);
 	set64(l, R_QUEUE_DEVICE, q->device);
 	if (!choose_vector(l, R_CONFIG_VECTOR, 0) || !choose_vector(l, R_QUEUE_VECTOR, 1 + index))
-		return register_fail(err, EPROTO, "pci: queue: the device has no vector for it");
+		return driver_fail(err, EPROTO, "pci: queue: the device has no vector for it");
 	set(l, R_QUEUE_ENABLE, 2, 1);
-	return get(l, R_QUEUE_ENABLE, 2) ? 0 : register_fail(err, EPROTO, "pci: queue: the device refuses it");
+	return get(l, R_QUEUE_ENABLE, 2) ? 0 : driver_fail(err, EPROTO, "pci: queue: the device refuses it");
 }
 
 static int pci_queue_stop(struct sl_link *link, unsigned int index, uint32_t *base, struct sl_err *err)
@@ -219,7 +220,7 @@ static int pci_queue_stop(struct sl_link *link, unsigned int index, uint32_t *ba
 	int ret;
 
 	if (!sl_features_has(&l->r.features, SL_F_RING_RESET))
-		return register_fail(err, ENOTSUP, "pci: queue: only a reset of the device can stop it");
+		return driver_fail(err, ENOTSUP, "pci: queue: only a reset of the device can stop it");
 	set(l, R_QUEUE_SELECT, 2, index);
 	set(l, R_QUEUE_RESET, 2, 1);
 	ret = register_await(&l->r, l->common + R_QUEUE_RESET, 2, 1, 0, err);
@@ -366,12 +367,12 @@ struct sl_link *link_pci_open(struct link_pci *l, const struct register_access *
 	*l = (struct link_pci){ .r.link.ops = &pci_ops, .r.access = access, .function = function };
 	l->type = virtio_type(l);
 	if (!l->type) {
-		register_fail(err, ENODEV, "pci: there is no virtio function");
+		driver_fail(err, ENODEV, "pci: there is no virtio function");
 		return NULL;
 	}
 	walk(l);
 	if (!l->common || !l->notify || !l->isr) {
-		register_fail(err, ENODEV, "pci: no modern registers, or their addresses are not assigned");
+		driver_fail(err, ENODEV, "pci: no modern registers, or their addresses are not assigned");
 		return NULL;
 	}
 	config_set(l, C_COMMAND, 2, config_get(l, C_COMMAND, 2) | COMMAND_MEMORY | COMMAND_MASTER);

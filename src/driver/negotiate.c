@@ -4,20 +4,9 @@
 
 #include <sluice/link.h>
 
+#include "driver/fail.h"
+
 #define ACCEPTED (SL_STATUS_ACKNOWLEDGE | SL_STATUS_DRIVER | SL_STATUS_FEATURES_OK)
-
-/* sl_err_set() needs a libc; a constant text does not. */
-static int fail(struct sl_err *err, int errnum, const char *text)
-{
-	size_t i = 0;
-
-	if (err) {
-		for (; text[i] && i < sizeof(err->text) - 1; i++)
-			err->text[i] = text[i];
-		err->text[i] = 0;
-	}
-	return -errnum;
-}
 
 int sl_link_negotiate(struct sl_link *l, struct sl_features *f, struct sl_err *err)
 {
@@ -34,14 +23,14 @@ int sl_link_negotiate(struct sl_link *l, struct sl_features *f, struct sl_err *e
 	for (unsigned int i = 0; i < SL_FEATURE_WORDS; i++)
 		f->w[i] &= offered.w[i];
 	if (!sl_features_has(f, SL_F_VERSION_1))
-		return fail(err, ENOTSUP, "features: the device does not offer VERSION_1");
+		return driver_fail(err, ENOTSUP, "features: the device does not offer VERSION_1");
 	ret = l->ops->accept(l, f, err);
 	if (!ret)
 		ret = l->ops->status_set(l, ACCEPTED, err);
 	if (!ret)
 		ret = l->ops->status_get(l, err);
 	if (ret >= 0 && !(ret & SL_STATUS_FEATURES_OK))
-		return fail(err, EPROTO, "features: the device refuses the choice");
+		return driver_fail(err, EPROTO, "features: the device refuses the choice");
 	return ret < 0 ? ret : 0;
 }
 

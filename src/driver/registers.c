@@ -4,19 +4,9 @@
 
 #include <errno.h>
 
+#include "driver/fail.h"
+
 #define MAX_TRIES 100 /* a device whose configuration changes more often than that is broken */
-
-int register_fail(struct sl_err *err, int errnum, const char *text)
-{
-	size_t i = 0;
-
-	if (err) {
-		for (; text[i] && i < sizeof(err->text) - 1; i++)
-			err->text[i] = text[i];
-		err->text[i] = 0;
-	}
-	return -errnum;
-}
 
 /* The widest access that is aligned and not too long: what a field of the configuration wants. */
 static unsigned int piece(uint64_t address, uint32_t left)
@@ -45,7 +35,7 @@ int register_config_read(struct register_link *r, uint64_t gen, unsigned int gen
 		if (register_get(r, gen, gen_width) == before)
 			return 0;
 	}
-	return register_fail(err, EPROTO, "registers: configuration: it changes all the time");
+	return driver_fail(err, EPROTO, "registers: configuration: it changes all the time");
 }
 
 void register_config_write(struct register_link *r, uint64_t address, const void *src, uint32_t len)
@@ -68,7 +58,7 @@ int register_await(struct register_link *r, uint64_t address, unsigned int width
 {
 	for (unsigned int round = 0; (register_get(r, address, width) & mask) != want; round++)
 		if (!r->access->wait(r->access->arg, round))
-			return register_fail(err, ETIMEDOUT, "registers: the device does not finish its requests");
+			return driver_fail(err, ETIMEDOUT, "registers: the device does not finish its requests");
 	return 0;
 }
 

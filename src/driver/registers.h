@@ -102,8 +102,6 @@ uint32_t link_pci_interrupt(struct link_pci *l);
 
 /* ---- for the two links ---- */
 
-/** register_fail() - a constant text, as sl_err_set() needs a libc; -@errnum */
-int register_fail(struct sl_err *err, int errnum, const char *text);
 /** register_config_read() - @len bytes from @address, again while the generation at @gen (of @gen_width bytes) moves */
 int register_config_read(struct register_link *r, uint64_t gen, unsigned int gen_width, uint64_t address, void *dst,
 			 uint32_t len, struct sl_err *err);
