@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import queue
+import random
 import re
 import shutil
 import signal
@@ -22,7 +23,7 @@ import time
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SLUICE = os.environ.get("SLUICE", os.path.join(TOP, "build", "sluice"))
 UML = "/usr/bin/linux.uml"
-BOOT = 60  # seconds that a guest may take for anything; a bound against hangs
+BOOT = 180  # seconds that a guest may take for anything; a bound against hangs, on a machine that is busy, too
 _images = {}
 
 
@@ -248,6 +249,22 @@ def end_serve(program):
 def digest_of(guest):
     """The digest of the guest's list of checksums, which it prints."""
     return guest.expect(r"guest: files \d+ \d+ MiB ([0-9a-f]{64})")[1]
+
+
+def killed_under_load(guest, kills, kill):
+    """kill() at random moments while the guest, in scenario load, writes, reads and compares; answers its digest."""
+    dice = random.Random(7)
+    guest.expect("guest: round 1")
+    for _ in range(kills):
+        time.sleep(dice.uniform(0.05, 0.6))
+        kill()
+        # the lines of rounds that ended before may still be on their way: two more, then it goes on
+        guest.expect("guest: round")
+        guest.expect("guest: round")
+    guest.say("")
+    digest = digest_of(guest)
+    finish(guest)
+    return digest
 
 
 def check_image(lab, path, digest):

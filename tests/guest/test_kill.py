@@ -5,11 +5,9 @@
 QEMU keeps the inflight region and connects again; the guest must not notice:
 every write it was told is done is there, no request is lost or done twice.
 """
-import random
 import signal
-import time
 
-from guest import check_image, digest_of, end_serve, finish, main
+from guest import check_image, end_serve, killed_under_load, main
 
 KILLS = 10
 
@@ -18,21 +16,16 @@ def killed(lab, device, keys="", queues=1):
     """The daemon is killed at random moments under load, and started again."""
     disk, sock = lab.disk(256), lab.path("s")
     spec = f"blk,{disk},socket={sock},queues={queues}{keys}"
-    dice = random.Random(7)
     server = lab.serve(spec)
     guest = lab.qemu("load sluice.mib=4", sock, device=f",num-queues={queues}{device}", chardev=",reconnect=1")
-    guest.expect("guest: round 1")
-    for _ in range(KILLS):
-        time.sleep(dice.uniform(0.05, 0.6))
+
+    def kill():
+        nonlocal server
         server.signal(signal.SIGKILL)
         server.wait()
         server = lab.serve(spec)
-        # the lines of rounds that ended before the kill may still be on their way: two more, then it goes on
-        guest.expect("guest: round")
-        guest.expect("guest: round")
-    guest.say("")
-    digest = digest_of(guest)
-    finish(guest)
+
+    digest = killed_under_load(guest, KILLS, kill)
     end_serve(server)
     check_image(lab, disk, digest)
 

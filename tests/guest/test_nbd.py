@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Guests on image formats and on NBD servers, which are killed under them."""
 import os
-import random
 import signal
 import subprocess
 import time
 
-from guest import BOOT, check, check_image, connectable, descendants, digest_of, end_serve, finish, main, need
+from guest import (BOOT, check, check_image, connectable, descendants, digest_of, end_serve, finish, killed_under_load,
+                   main, need)
 from test_control import MIB, control, in_flight, shell, until
 
 KILLS = 3
@@ -70,18 +70,13 @@ def qemu_nbd_killed(lab):
     path, sock = make(lab, "qcow2"), lab.path("s")
     server = lab.serve(f"blk,{path},format=qcow2,queues=2,socket={sock}", options=("--threads", "2"))
     guest = lab.qemu("load sluice.mib=4", sock, device=",num-queues=2")
-    guest.expect("guest: round 1")
-    dice = random.Random(7)
-    for _ in range(KILLS):
-        time.sleep(dice.uniform(0.05, 0.6))
+
+    def kill():
         pid = process_of(server, "qemu-nbd")
         check(pid, "no qemu-nbd")
         os.kill(pid, signal.SIGKILL)
-        guest.expect("guest: round")
-        guest.expect("guest: round")
-    guest.say("")
-    digest = digest_of(guest)
-    finish(guest)
+
+    digest = killed_under_load(guest, KILLS, kill)
     end_serve(server)
     check_format(lab, path, "qcow2", digest)
 
@@ -105,19 +100,15 @@ def server_killed(lab):
     store = nbdkit(lab, far, disk)
     server = lab.serve(f"blk,nbd+unix:///?socket={far},queues=2,socket={sock}", options=("--threads", "2"))
     guest = lab.qemu("load sluice.mib=4", sock, device=",num-queues=2")
-    guest.expect("guest: round 1")
-    dice = random.Random(7)
-    for _ in range(KILLS):
-        time.sleep(dice.uniform(0.05, 0.6))
+
+    def kill():
+        nonlocal store
         store.signal(signal.SIGKILL)
         store.wait()
-        time.sleep(dice.uniform(0, 0.3))
+        time.sleep(0.2)
         store = nbdkit(lab, far, disk)
-        guest.expect("guest: round")
-        guest.expect("guest: round")
-    guest.say("")
-    digest = digest_of(guest)
-    finish(guest)
+
+    digest = killed_under_load(guest, KILLS, kill)
     end_serve(server)
     check_image(lab, disk, digest)
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "guest"))
-from guest import SLUICE, check, check_image, digest_of, end_serve, finish, main  # noqa: E402
+from guest import SLUICE, check, check_image, digest_of, end_serve, finish, killed_under_load, main  # noqa: E402
 
 
 def rbd(*args):
@@ -104,18 +104,14 @@ def killed(lab):
     rbd("create", "--size", "192M", "rbd/killed")
     server = serve(lab, "killed")
     guest = lab.qemu("load sluice.mib=4", lab.path("s"), device=",num-queues=1", chardev=",reconnect=1")
-    guest.expect("guest: round 1")
-    for _ in range(2):
-        time.sleep(0.3)
+
+    def kill():
+        nonlocal server
         server.signal(signal.SIGKILL)
         server.wait()
         server = serve(lab, "killed")
-        # the lines of rounds that ended before the kill may still be on their way: two more, then it goes on
-        guest.expect("guest: round")
-        guest.expect("guest: round")
-    guest.say("")
-    digest = digest_of(guest)
-    finish(guest)
+
+    digest = killed_under_load(guest, 2, kill)
     end_serve(server)
     check_export(lab, "rbd/killed", digest)
 
