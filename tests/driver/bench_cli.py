@@ -14,6 +14,7 @@ import tempfile
 import time
 
 SLUICE = sys.argv[1]
+BOUND = 120  # seconds, against hangs only
 failures = 0
 
 
@@ -23,7 +24,7 @@ def check(what, good, *more):
     failures += not good
 
 
-def run(*args, timeout=60):
+def run(*args, timeout=BOUND):
     return subprocess.run([SLUICE, "bench", *args], capture_output=True, text=True, timeout=timeout)
 
 
@@ -77,7 +78,7 @@ def results():
     for op in ("read", "write", "randread", "randwrite"):
         done = run("blk", "--device", "blk,memory:16M", "--seconds", "0.1", "--op", op, "--bs", "64K", "--depth", "3")
         check(op, done.returncode == 0 and "IOPS" in done.stdout and not done.stderr, done)
-    done = run("blk", "--device", "blk,memory:16M,error=10%,error-op=read", "--seconds", "0.1")
+    done = run("blk", "--device", "blk,memory:16M,error=50%,error-op=read", "--seconds", "0.1")
     check("failed requests: told, status 1", done.returncode == 1 and "errors" in done.stdout and
           "requests failed" in done.stderr, done)
     out = json.loads(run("ring", "--seconds", "0.05", "--json").stdout)
@@ -85,22 +86,40 @@ def results():
           [("split", 1), ("split", 32), ("packed", 1), ("packed", 32)] and all(r["ns"] > 0 for r in out), out)
 
 
+def until(condition):
+    end = time.monotonic() + BOUND
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("it does not come")
+        time.sleep(0.02)
+
+
 def endings(directory):
-    path = f"{directory}/s"
-    serve = [SLUICE, "serve", "--device", f"blk,null:64M,socket={path}"]
+    path, control = f"{directory}/s", f"{directory}/c"
+    serve = [SLUICE, "serve", "--control", control, "--device", f"blk,null:64M,socket={path}"]
+
+    def reads():
+        """How many the server has had; None: it does not answer yet."""
+        done = subprocess.run([SLUICE, "control", "--control", control, "--json", "status"], capture_output=True,
+                              timeout=BOUND, check=False)
+        return None if done.returncode else json.loads(done.stdout)["devices"][0]["queues"][0]["reads"]
+
+    def loaded():
+        before = reads()
+        until(lambda: reads() > before)
+
     with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server:
-        while not os.path.exists(path):
-            time.sleep(0.01)
-        args = [SLUICE, "bench", "blk", "--socket-path", path, "--seconds", "30"]
+        until(lambda: reads() is not None)
+        args = [SLUICE, "bench", "blk", "--socket-path", path, "--seconds", str(2 * BOUND)]
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
-            time.sleep(1)
+            loaded()
             bench.send_signal(signal.SIGINT)
-            out, err = bench.communicate(timeout=20)
+            out, err = bench.communicate(timeout=BOUND)
             check("SIGINT ends early with results", bench.returncode == 0 and "IOPS" in out and not err, out, err)
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
-            time.sleep(1)
+            loaded()
             server.kill()
-            out, err = bench.communicate(timeout=20)
+            out, err = bench.communicate(timeout=BOUND)
             check("the back-end is killed: results, one line, status 1", bench.returncode == 1 and "IOPS" in out and
                   err == f"sluice: bench: {path}: the back-end has gone\n", out, err)
     # somebody who listens and never says anything
@@ -109,7 +128,7 @@ def endings(directory):
     listener.listen(1)
     start = time.monotonic()
     complaint(1, "no answer within", "blk", "--socket-path", f"{directory}/mute")
-    check("... in bounded time", time.monotonic() - start < 30)
+    check("... in bounded time", time.monotonic() - start < BOUND)
 
 
 bad_options()
