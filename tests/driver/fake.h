@@ -69,7 +69,7 @@ struct fake {
 
 static inline void fake_send(struct fake *f, const struct vu_msg *m)
 {
-	if (vu_send_wait(f->sock, m, 1000))
+	if (vu_send_wait(f->sock, m, 60000))
 		f->dead = true;
 }
 

@@ -38,7 +38,7 @@
 #define BLOCKS 4096u
 #define LANES (QUEUES * DEPTH)
 #define MS 1000000ull
-#define HANG_NS 20000000000ull /* nothing finished for so long: lost */
+#define HANG_NS 60000000000ull /* nothing finished for so long: lost */
 #define DEVICE_ADDRESS 0x200000000ull
 
 /** struct lane - a request and the blocks that only it touches */
@@ -137,7 +137,7 @@ static void *kill_and_restart(void *arg)
 
 static void connect_first(void)
 {
-	struct sl_link_vhost_user_config cfg = { .path = k.socket, .timeout_ms = 10000 };
+	struct sl_link_vhost_user_config cfg = { .path = k.socket, .timeout_ms = 60000 };
 	struct sl_err err;
 
 	for (unsigned int i = 0; i < 2000 && !k.link; i++) {
