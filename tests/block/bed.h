@@ -102,10 +102,10 @@ static inline void io_submit(struct bed *bed, struct io *io, enum block_op op, u
 	io_submit_iov(bed, io, op, offset, len, &io->one, buf ? 1 : 0, 0);
 }
 
-/* Until it is done, or 20 s: a hang is a failure. */
+/* Until it is done, or a minute: a hang is a failure. */
 static inline int io_wait(struct bed *bed, struct io *io)
 {
-	uint64_t until = sl_now() + 20000000000u;
+	uint64_t until = sl_now() + 60000000000u;
 
 	while (!io->dones && sl_now() < until)
 		sl_loop_step(bed->loop, 20);

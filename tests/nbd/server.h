@@ -29,6 +29,20 @@ static inline int SL_PRINTF(1, 2) shell(const char *fmt, ...)
 	return system(cmd);
 }
 
+/*
+ * Of a disk with timeout=: again, until it is answered in time. How long an honest server takes on a busy machine is
+ * nobody's promise. @late counts the others.
+ */
+static inline int io_answered(struct bed *bed, enum block_op op, uint64_t offset, uint64_t len, void *buf,
+			      unsigned int *late)
+{
+	int ret;
+
+	while ((ret = io(bed, op, offset, len, buf)) == -ETIMEDOUT && *late < 30)
+		++*late;
+	return ret;
+}
+
 static inline void nap(void)
 {
 	const struct timespec ms = {.tv_nsec = 5000000};
@@ -68,7 +82,7 @@ static inline pid_t SL_PRINTF(1, 2) serve(const char *fmt, ...)
 		execl("/bin/sh", "sh", "-c", full, NULL);
 		_exit(127);
 	}
-	for (unsigned int i = 0; i < 2000 && !can_connect(); i++)
+	for (uint64_t until = sl_now() + 60000000000u; !can_connect() && sl_now() < until;)
 		nap();
 	return pid;
 }
