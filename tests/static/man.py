@@ -42,6 +42,14 @@ def lint(pages):
     yield from (line for line in done.stdout.splitlines() if "referenced manual not found" not in line)
 
 
+def backslashes(pages):
+    """A line that ends in a backslash is continued by roff itself: what is typed after it would not be shown below."""
+    for page in pages:
+        for number, line in enumerate(read(page).splitlines(), 1):
+            if line.endswith("\\"):
+                yield f"{page}:{number}: ends in a backslash: write \\e"
+
+
 def references(source, pages):
     names = {os.path.basename(p) for p in pages}
     installed = read(os.path.join(source, "docs", "meson.build"))
@@ -102,7 +110,7 @@ def main():
         print("no mandoc")
         return 77
     pages = sorted(glob.glob(os.path.join(source, "docs", "man", "*.[1-9]")))
-    problems = [*lint(pages), *references(source, pages), *commands(source, sluice), *devices(source, sluice)]
+    problems = [*lint(pages), *backslashes(pages), *references(source, pages), *commands(source, sluice), *devices(source, sluice)]
     print("\n".join(problems) if problems else f"ok: {len(pages)} pages")
     return 1 if problems else 0
 
