@@ -268,7 +268,8 @@ static sem_t over;
 
 static void *start_later(void *arg)
 {
-	ms_sleep(200);
+	for (unsigned int i = 0; i < 60000 && !said("waiting for it"); i++)
+		ms_sleep(1);
 	daemon_start(arg, "");
 	/* The daemon dies with the thread that started it. */
 	while (sem_wait(&over))
