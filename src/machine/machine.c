@@ -50,13 +50,6 @@ struct run {
 	char choice[600];
 };
 
-const char *const *machine_engines(void)
-{
-	static const char *const names[] = {"auto", "kvm", "qemu", "uml", NULL};
-
-	return names;
-}
-
 /* KVM where it runs guests at hardware speed and has all that is asked for; else QEMU. @why, for the person. */
 static const struct engine *choose_engine(char *why, size_t len)
 {
@@ -79,14 +72,16 @@ static const struct engine *choose_engine(char *why, size_t len)
 
 static const struct engine *find_engine(struct run *r, struct sl_err *err)
 {
-	const char *name = r->m.options->engine, *near;
+	const char *name = r->m.options->engine, *near, *names[NUM_ENGINES + 2] = {"auto"};
 
 	if (!strcmp(name, "auto"))
 		return choose_engine(r->choice, sizeof(r->choice));
-	for (unsigned int i = 0; i < NUM_ENGINES; i++)
+	for (unsigned int i = 0; i < NUM_ENGINES; i++) {
 		if (!strcmp(engines[i]->name, name))
 			return engines[i];
-	near = opt_nearest(name, machine_engines());
+		names[i + 1] = engines[i]->name;
+	}
+	near = opt_nearest(name, names);
 	sl_err_set(err, EINVAL, "--engine %s: no such engine%s%s%s", name, near ? "; did you mean " : "", near ? near : "",
 		   near ? "?" : ": auto, kvm, qemu or uml");
 	return NULL;

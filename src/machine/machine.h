@@ -10,7 +10,7 @@
 
 /**
  * struct machine_options - what `sluice run` was asked for
- * @engine:      a name of machine_engines(), or "auto"
+ * @engine:      "auto", or one of engine.h
  * @kernel:      what the engine boots
  * @initrd:      NULL: none
  * @append:      more words for the kernel's command line; NULL: none
@@ -38,9 +38,6 @@ struct machine_options {
 
 /** machine_keys() - the keys of a device that say how the guest reaches it */
 const struct opt_table *machine_keys(void);
-
-/** machine_engines() - the names of the engines, for messages and help; ends with NULL */
-const char *const *machine_engines(void);
 
 struct machine;
 
