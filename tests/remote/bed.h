@@ -68,7 +68,7 @@ struct bed {
 
 static pthread_mutex_t lines_lock = PTHREAD_MUTEX_INITIALIZER;
 static char lines[65536];
-static void (*on_line)(const char *line); /* on the thread that says it */
+static void (*on_line)(const char *line); /* on the thread that says it; under @lines_lock */
 static unsigned int stop_timeout_ms;	  /* of the devices that follow */
 static unsigned int timeout_ms;		  /* ... before a back-end counts as dead; 0: long enough for any honest one */
 
@@ -83,9 +83,16 @@ static inline void take_line(void *arg, enum sl_log_level level, const char *lin
 	snprintf(lines + n, sizeof(lines) - n, "%s\n", line);
 	if (getenv("REMOTE_VERBOSE"))
 		fprintf(stderr, "%10.6f %s\n", (double)sl_now() / 1e9, line);
-	pthread_mutex_unlock(&lines_lock);
 	if (on_line)
 		on_line(line);
+	pthread_mutex_unlock(&lines_lock);
+}
+
+static inline void watch_lines(void (*fn)(const char *line))
+{
+	pthread_mutex_lock(&lines_lock);
+	on_line = fn;
+	pthread_mutex_unlock(&lines_lock);
 }
 
 static inline bool said(const char *what)

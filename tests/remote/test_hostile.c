@@ -485,13 +485,13 @@ static void goes_on_with_what_came_later(void)
 	set_index(&b, q.setup.device, 5);
 	offering = &b;
 	offered_in = &q;
-	on_line = offer_at_once;
+	watch_lines(offer_at_once);
 	host_kill(&h);
 	UNTIL(&b, get(&h.enabled) == 2);
 	CHECK_EQ(get(&h.base), 5);
 	CHECK(!(board_read(&b.board, MMIO_STATUS, 4) & SL_STATUS_NEEDS_RESET));
+	watch_lines(NULL);
 	close_all(&h, &b, &q);
-	on_line = NULL;
 }
 
 static void needs_a_reset_where_it_is_not(void)
