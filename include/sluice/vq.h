@@ -100,6 +100,8 @@ SL_API void sl_vq_free(struct sl_vq *vq);
  * guest memory, breaks the ring as well.
  */
 SL_API int sl_vq_pop(struct sl_vq *vq, struct sl_chain *c);
+/** sl_vq_resubmits() - how many of those sl_vq_pop() has yet to give that the inflight region had */
+SL_API unsigned int sl_vq_resubmits(const struct sl_vq *vq);
 /** sl_vq_pending() - would sl_vq_pop() find something? Cheap; for polling */
 SL_API bool sl_vq_pending(const struct sl_vq *vq);
 /**

@@ -523,6 +523,11 @@ static int pop_special(struct sl_vq *vq, struct sl_chain *c)
 	return ret;
 }
 
+unsigned int sl_vq_resubmits(const struct sl_vq *vq)
+{
+	return vq->resubmit ? (unsigned int)(vq->resubmit_n - vq->resubmit_at) : 0;
+}
+
 int sl_vq_pop(struct sl_vq *vq, struct sl_chain *c)
 {
 	if (unlikely(vq->special))

@@ -130,18 +130,16 @@ static void break_queue(struct sl_queue *q, const char *why)
 	sl_task_send(q->device->control, &q->broke);
 }
 
-static bool poll_queue(void *arg)
+/* One round of at most @max requests; false when it found none. */
+static inline bool make_round(struct sl_queue *q, unsigned int max)
 {
-	struct sl_queue *q = arg;
 	const struct sl_device_ops *ops = q->device->ops;
 	unsigned int n = 0;
 	uint64_t bytes = 0;
 	int ret = 0;
 
-	if (q->starved || !sl_vq_pending(q->vq))
-		return false;
 	q->in_round = true;
-	while (n < q->num && bytes < ROUND_BYTES && !q->broken) {
+	while (n < max && bytes < ROUND_BYTES && !q->broken) {
 		struct sl_req *r = take_slot(q);
 
 		if (!r)
@@ -168,6 +166,13 @@ static bool poll_queue(void *arg)
 	else if (ret < 0)
 		break_queue(q, ret == -ENOBUFS ? "no memory for a request" : sl_vq_broken(q->vq));
 	return n > 0;
+}
+
+static bool poll_queue(void *arg)
+{
+	struct sl_queue *q = arg;
+
+	return !q->starved && sl_vq_pending(q->vq) && make_round(q, q->num);
 }
 
 static bool arm_queue(void *arg)
@@ -400,12 +405,27 @@ static void give_up(void *arg)
 	set_give_up(q);
 }
 
+/*
+ * What an earlier process left in the inflight region is begun before the
+ * queue stops: whoever comes next may have the base and not the region, as
+ * when a guest moves to another host. These were in flight together once, so
+ * there are slots and memory for them; what a region says beyond that stays.
+ */
+static void take_resubmits(struct sl_queue *q)
+{
+	unsigned int n;
+
+	while (!q->broken && !q->starved && (n = sl_vq_resubmits(q->vq)) && make_round(q, n))
+		;
+}
+
 static void stop_on_data_loop(void *arg)
 {
 	struct sl_queue *q = arg;
 
 	if (q->stopping)
 		return;
+	take_resubmits(q);
 	q->stopping = true;
 	sl_watch_del(&q->kick);
 	sl_poller_deactivate(q->loop, &q->poller);

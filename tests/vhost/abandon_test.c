@@ -170,6 +170,103 @@ static void region_keeps_at_the_end_packed(void)
 	region_keeps_at_the_end(true);
 }
 
+/*
+ * The ring starts with what the region keeps, and is stopped before its loop
+ * has had a turn: both messages are sent before either is looked at. Return: the base.
+ */
+static uint32_t start_and_stop(uint32_t base, uint32_t stop_request)
+{
+	struct vu_vring_state on = {.index = 0, .num = 1}, which = {.index = 0};
+	bool get_base = stop_request == VU_GET_VRING_BASE;
+	struct vu_msg m;
+
+	CHECK_EQ(fe_set_state(&f, VU_SET_VRING_ENABLE, 0, 0), 0);
+	CHECK_EQ(fe_ring_send(&f, 0, base), 0);
+	CHECK_EQ(b.served, 1 + N);
+	REQUIRE(!fe_send(&f, VU_SET_VRING_ENABLE, VU_NEED_REPLY, &on, sizeof(on), NULL, 0));
+	REQUIRE(!fe_send(&f, stop_request, get_base ? 0 : VU_NEED_REPLY, &which, get_base ? sizeof(which) : 0, NULL, 0));
+	REQUIRE(!fe_recv(&f, &m) && m.h.request == VU_SET_VRING_ENABLE && !m.p.u64);
+	REQUIRE(!fe_recv(&f, &m) && m.h.request == stop_request);
+	return m.p.state.num;
+}
+
+/* A stop does not overtake what an earlier life has left: whoever gets the base may not get the region. */
+static void stop_finishes_what_was_left(bool packed, bool threaded)
+{
+	uint32_t before, base;
+
+	hold_requests(packed, threaded, true);
+	before = fe_get_base(&f, 0);
+	CHECK(fe_idle(&f, 0));
+	b.hold = false;
+	base = start_and_stop(before, VU_GET_VRING_BASE);
+	CHECK_EQ((uint16_t)base, (uint16_t)before); /* nothing new was taken */
+	CHECK_EQ(b.served, 1 + 2 * N);
+	for (int i = 0; i < N; i++)
+		CHECK(was_copied(data[i]));
+	all_done(true);
+	/* and a successor without the region */
+	CHECK_EQ(fe_ring_send(&f, 0, base), 0);
+	CHECK(fe_echo(&f, 0));
+	CHECK_EQ(b.served, 1 + 2 * N + 1);
+	end();
+}
+
+static void stop_finishes_what_was_left_split(void)
+{
+	stop_finishes_what_was_left(false, false);
+	stop_finishes_what_was_left(false, true);
+}
+
+static void stop_finishes_what_was_left_packed(void)
+{
+	stop_finishes_what_was_left(true, false);
+	stop_finishes_what_was_left(true, true);
+}
+
+/* ... but no longer than it waits for others: once more they stay where they are. */
+static void stop_gives_up_what_was_left(bool packed)
+{
+	uint32_t base;
+
+	hold_requests(packed, false, true);
+	base = fe_get_base(&f, 0);
+	CHECK_EQ(start_and_stop(base, VU_GET_VRING_BASE), base);
+	CHECK_EQ(b.served, 1 + 2 * N);
+	CHECK(fe_idle(&f, 0));
+	start_again(base);
+	all_done(true);
+	CHECK_EQ(b.served, 1 + 3 * N);
+	end();
+}
+
+static void stop_gives_up_what_was_left_split(void)
+{
+	stop_gives_up_what_was_left(false);
+}
+
+static void stop_gives_up_what_was_left_packed(void)
+{
+	stop_gives_up_what_was_left(true);
+}
+
+/* A reset at that moment: they do not come up again in the driver's next life. */
+static void reset_ends_what_was_left(void)
+{
+	for (int packed = 0; packed < 2; packed++) {
+		uint32_t base;
+
+		hold_requests(packed, false, true);
+		base = fe_get_base(&f, 0);
+		b.hold = false;
+		start_and_stop(base, VU_RESET_DEVICE);
+		CHECK_EQ(b.resets, 1);
+		CHECK_EQ(b.served, 1 + 2 * N);
+		all_done(true);
+		end();
+	}
+}
+
 /* Without a region nobody would ever answer them. */
 static void no_region(bool packed, bool threaded)
 {
@@ -268,6 +365,11 @@ static const struct t_case cases[] = {
 	{"region_keeps_at_mem_table", region_keeps_at_mem_table},
 	{"region_keeps_at_the_end_split", region_keeps_at_the_end_split},
 	{"region_keeps_at_the_end_packed", region_keeps_at_the_end_packed},
+	{"stop_finishes_what_was_left_split", stop_finishes_what_was_left_split},
+	{"stop_finishes_what_was_left_packed", stop_finishes_what_was_left_packed},
+	{"stop_gives_up_what_was_left_split", stop_gives_up_what_was_left_split},
+	{"stop_gives_up_what_was_left_packed", stop_gives_up_what_was_left_packed},
+	{"reset_ends_what_was_left", reset_ends_what_was_left},
 	{"no_region_split", no_region_split},
 	{"no_region_packed", no_region_packed},
 	{"moving", moving},
