@@ -173,8 +173,9 @@ static void add_board(const struct machine_options *o, struct child_argv *a)
 		child_arg(a, "-initrd");
 		child_arg(a, "%s", o->initrd);
 	}
+	/* An emulated machine that hardly gets to run takes its timer for a broken one, and panics. */
 	child_arg(a, "-append");
-	child_arg(a, "console=ttyS0 panic=-1%s%s", o->append ? " " : "", o->append ? o->append : "");
+	child_arg(a, "console=ttyS0 panic=-1 no_timer_check%s%s", o->append ? " " : "", o->append ? o->append : "");
 }
 
 /* In QEMU's options a comma is written twice. */
