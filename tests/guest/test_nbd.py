@@ -86,7 +86,7 @@ def nbdkit(lab, sock, disk):
     if os.path.exists(sock):
         os.unlink(sock)
     program = lab.start("nbdkit", "--foreground", "--threads", "1", "--unix", sock, "file", disk)
-    until = time.monotonic() + 10
+    until = time.monotonic() + BOOT
     while not connectable(sock):
         check(time.monotonic() < until, "nbdkit does not start")
         time.sleep(0.01)

@@ -88,9 +88,9 @@ def ended(lab, number, status):
         family = descendants(guest.process.pid)
         check(len(family) >= 2, f"{engine}: processes: {family}")
         guest.signal(number)
-        got = guest.wait(10)
+        got = guest.wait()
         check(got == status, f"{engine}: exit status {got}, not {status}; {guest.tail()}")
-        until = time.monotonic() + 5
+        until = time.monotonic() + BOOT
         while any(map(alive, family)) and time.monotonic() < until:
             time.sleep(0.05)
         check(not any(map(alive, family)), f"{engine}: processes were left behind")
@@ -119,7 +119,7 @@ def engine_killed(lab):
                 if file.read().startswith(("qemu", "linux")):
                     os.kill(pid, signal.SIGKILL)
                     break
-        check(guest.wait(10) == 1, guest.tail())
+        check(guest.wait() == 1, guest.tail())
         check("was killed by signal 9" in guest.tail(), guest.tail())
 
 
@@ -168,7 +168,7 @@ def terminal(_lab):
                 os.write(master, b"echo a$((6*7))b\r")
                 read_until(master, b"a42b")
                 os.write(master, b"\x03")
-                status = run.wait(10)
+                status = run.wait(BOOT)
             finally:
                 run.kill()
         check(status == 1, f"{engine}: exit status {status}")

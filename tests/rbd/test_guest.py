@@ -27,7 +27,7 @@ def osd(number):
         pid = int(file.read())
     os.kill(pid, number)
     for task in os.listdir(f"/proc/{pid}/task") if number == signal.SIGSTOP else []:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as file:
                 if file.read().rpartition(")")[2].split()[0] == "T":
