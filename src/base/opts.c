@@ -139,33 +139,33 @@ int opt_parse_size(const char *text, uint64_t *out)
 	return 0;
 }
 
-/* Levenshtein distance, capped: names are short. */
+/* Levenshtein distance, in which two neighbours that changed places are one edit. Capped: names are short. */
 static unsigned int distance(const char *a, const char *b)
 {
 	size_t la = strlen(a), lb = strlen(b);
-	unsigned int row[64];
+	unsigned int rows[3][64];
 
 	if (la >= 63 || lb >= 63)
 		return 99;
 	for (size_t j = 0; j <= lb; j++)
-		row[j] = (unsigned int)j;
+		rows[0][j] = (unsigned int)j;
 	for (size_t i = 1; i <= la; i++) {
-		unsigned int diagonal = row[0];
+		unsigned int *row = rows[i % 3], *above = rows[(i + 2) % 3], *second = rows[(i + 1) % 3];
+		const int c = tolower((unsigned char)a[i - 1]);
 
 		row[0] = (unsigned int)i;
 		for (size_t j = 1; j <= lb; j++) {
-			unsigned int above = row[j];
-			unsigned int best = diagonal + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
-
-			if (above + 1 < best)
-				best = above + 1;
-			if (row[j - 1] + 1 < best)
-				best = row[j - 1] + 1;
-			row[j] = best;
-			diagonal = above;
+			row[j] = above[j - 1] + (c != b[j - 1]);
+			if (above[j] + 1 < row[j])
+				row[j] = above[j] + 1;
+			if (row[j - 1] + 1 < row[j])
+				row[j] = row[j - 1] + 1;
+			if (i > 1 && j > 1 && c == b[j - 2] && tolower((unsigned char)a[i - 2]) == b[j - 1] &&
+			    second[j - 2] + 1 < row[j])
+				row[j] = second[j - 2] + 1;
 		}
 	}
-	return row[lb];
+	return rows[la % 3][lb];
 }
 
 const char *opt_nearest(const char *text, const char *const *names)

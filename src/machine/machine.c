@@ -208,12 +208,30 @@ static int open_local(struct machine_device *d, const struct device_env *env, st
 	return 0;
 }
 
+/* Before its keys are looked at, which another engine may know. */
+static int check_hosted(const struct engine *engine, const char *name, struct sl_err *err)
+{
+	const struct device_type *type = device_type_find(name, err);
+
+	if (!type)
+		return -EINVAL;
+	if (engine->hosts(type->id))
+		return 0;
+	for (unsigned int i = 0; i < NUM_ENGINES; i++)
+		if (engines[i]->hosts(type->id))
+			return sl_err_set(err, ENOTSUP, "%s: engine %s cannot host it; engine %s can", name, engine->name,
+					  engines[i]->name);
+	return sl_err_set(err, ENOTSUP, "%s: no engine can host it", name);
+}
+
 static int open_device(struct run *r, struct machine_device *d, const struct device_env *env, const char *text,
 		       struct sl_err *err)
 {
 	const struct engine *engine = r->m.engine;
 	int ret = spec_parse(&d->spec, text, err);
 
+	if (!ret)
+		ret = check_hosted(engine, d->spec.type, err);
 	if (!ret)
 		ret = opts_apply(&name_table, &d->spec, d, err);
 	if (!ret)
@@ -222,13 +240,7 @@ static int open_device(struct run *r, struct machine_device *d, const struct dev
 		ret = open_local(d, env, err);
 	else if (!ret)
 		ret = engine->links ? placed_open(d, env, r->signals, err) : open_remote(d, err);
-	if (ret || engine->hosts(d->type->id))
-		return ret;
-	for (unsigned int i = 0; i < NUM_ENGINES; i++)
-		if (engines[i]->hosts(d->type->id))
-			return sl_err_set(err, ENOTSUP, "%s: engine %s cannot host it; engine %s can", d->type->type,
-					  engine->name, engines[i]->name);
-	return sl_err_set(err, ENOTSUP, "%s: no engine can host it", d->type->type);
+	return ret;
 }
 
 static void close_devices(struct machine *m)

@@ -8,11 +8,14 @@
 #include <cpuid.h>
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "machine/engine.h"
@@ -63,6 +66,28 @@ static bool find_library(char *path, size_t len)
 	return snprintf(path, len, "%s/sluice-uml-xsave.so", SLUICE_LIBEXEC) < (int)len && !access(path, R_OK);
 }
 
+/* Any other program would run, and what it did would be taken for the guest's. */
+static bool is_linux(const char *path)
+{
+	static const char banner[] = "Linux version ";
+	const int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	bool found = false;
+	void *text;
+
+	if (fd < 0)
+		return false;
+	if (!fstat(fd, &st) && st.st_size > 0) {
+		text = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+		if (text != MAP_FAILED) {
+			found = memmem(text, (size_t)st.st_size, banner, sizeof(banner) - 1);
+			munmap(text, (size_t)st.st_size);
+		}
+	}
+	close(fd);
+	return found;
+}
+
 static int uml_check(const struct machine_options *o, struct sl_err *err)
 {
 	char path[PATH_MAX];
@@ -72,6 +97,8 @@ static int uml_check(const struct machine_options *o, struct sl_err *err)
 		return ret;
 	if (access(o->kernel, X_OK))
 		return sl_err_set(err, errno, "--kernel %s: %s", o->kernel, strerror(errno));
+	if (!is_linux(o->kernel))
+		return sl_err_set(err, ENOEXEC, "--kernel %s: is a program, but no User-mode Linux kernel", o->kernel);
 	if (o->cpus != 1)
 		return sl_err_set(err, EINVAL, "--cpus %u: User-mode Linux has one", o->cpus);
 	if (o->hugepages)

@@ -119,6 +119,7 @@ def commands():
 
 def specs():
     wrong(2, "blkk: unknown device type; did you mean 'blk'", "serve", "--device", "blkk,null:1M,socket=s")
+    wrong(2, "bkl: unknown device type; did you mean 'blk'", "serve", "--device", "bkl,null:1M,socket=s")
     wrong(2, "unknown key 'sokcet'; did you mean 'socket'", "serve", "--device", "blk,null:1M,sokcet=s")
     wrong(2, "readonly=yes: wants one of", "serve", "--device", "blk,null:1M,readonly=yes,socket=s")
     wrong(2, "cache=writebak: .*writeback", "serve", "--device", "blk,d,cache=writebak,socket=s")
@@ -179,6 +180,7 @@ def run_files():
     wrong(2, "--kernel folder: is no regular file", "run", "--kernel", "folder")
     for engine in "qemu", "uml":
         wrong(2, "--kernel text: is no ", "run", "--kernel", disk("text", 0, b"no kernel\n" * 1000), "--engine", engine)
+    wrong(2, "sh: is a program, but no User-mode Linux", "run", "--kernel", "/bin/sh", "--engine", "uml")
     wrong(2, "--engine foo: no such engine", "run", "--kernel", "text", "--engine", "foo")
     wrong(2, "--memory 1: wants a size", "run", "--kernel", "text", "--memory", "1")
     wrong(2, "--cpus 0: wants a number", "run", "--kernel", "text", "--cpus", "0")
@@ -199,6 +201,7 @@ def run_devices():
     run(2, "fd: only `sluice serve` takes it", "blk,null:1M,fd=0")
     run(2, "socket=missing: No such file", "blk,socket=missing")
     run(2, "socket=qcow2: is no socket", "blk,socket=qcow2")
+    run(2, "fs: engine qemu cannot host it; engine kvm can", "fs,tag=t,socket=qcow2")
     run(2, "unknown key 'quues'; did you mean 'queues'", "blk,socket=s,quues=1")
     run(2, "disk: the source belongs to the process that serves", "blk,disk,socket=s")
     run(2, "the second: cannot open", "blk,null:1M", "--device", "blk,the second")
