@@ -491,9 +491,10 @@ static void print_json(const struct bench *b, const struct bench_result *r)
 				    (json_int_t)histogram_at(h, 50), "p90", (json_int_t)histogram_at(h, 90), "p99",
 				    (json_int_t)histogram_at(h, 99), "p99.9", (json_int_t)histogram_at(h, 99.9), "max",
 				    (json_int_t)h->max, "mean", h->count ? (double)h->sum / (double)h->count : 0.0);
+	json_t *device = json_string(where(b)); /* NULL: no UTF-8 */
 	json_t *root = json_pack(
-		"{s:s, s:s, s:i, s:i, s:i, s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:o}", "device",
-		where(b), "op", op_names[p->op], "block_size", (int)p->block_size, "depth", (int)p->depth, "queues",
+		"{s:o, s:s, s:i, s:i, s:i, s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:o}", "device",
+		device ? device : json_string("?"), "op", op_names[p->op], "block_size", (int)p->block_size, "depth", (int)p->depth, "queues",
 		(int)p->queues, "completions", p->interrupt ? "interrupt" : "poll", "ring",
 		b->packed ? "packed" : "split", "seconds", r->seconds, "requests", (json_int_t)r->done, "errors",
 		(json_int_t)r->errors, "differences", (json_int_t)r->mismatches, "iops", r->iops, "bytes_per_second",

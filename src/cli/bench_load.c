@@ -18,6 +18,7 @@
 #include "cli/bench_load.h"
 #include "cli/pattern.h"
 
+#define UNSURE	 0x80000000u /* a write of this generation failed: nobody knows what the block holds */
 #define SLEEP_MS 100 /* how often a sleeping thread looks whether it is to stop */
 
 static bool stopped(const struct bench_worker *w)
@@ -98,10 +99,11 @@ static void idle(struct bench_worker *w)
 	vblk_disarm(w->queue);
 }
 
-static void account(struct bench_worker *w, const struct bench_io *io, int result, uint64_t now)
+static void account(struct bench_worker *w, struct bench_io *io, int result, uint64_t now)
 {
 	histogram_add(&w->latency, now - io->start);
-	w->errors += result != 0;
+	io->failed = result != 0;
+	w->errors += io->failed;
 }
 
 /* What happens to a finished request: checked, issued again, or not. */
@@ -184,9 +186,18 @@ static uint64_t lane(const struct bench_worker *w, const struct bench_io *io)
 	return (uint64_t)w->index * w->plan->depth + (uint64_t)(io - w->ios);
 }
 
+/* Does it hold what its generation says? */
+static bool is_known(const struct bench_worker *w, uint64_t block)
+{
+	return w->generations[block] && !(w->generations[block] & UNSURE);
+}
+
+/* A request that failed is counted as such, and says nothing about the data. */
 static void check(struct bench_worker *w, const struct bench_io *io)
 {
-	if (!io->writing && !pattern_check(io->data, w->plan->block_size, io->block, io->expect))
+	if (io->failed && io->writing)
+		w->generations[io->block] |= UNSURE;
+	else if (!io->failed && !io->writing && !pattern_check(io->data, w->plan->block_size, io->block, io->expect))
 		w->mismatches++;
 }
 
@@ -195,7 +206,7 @@ static void verify_offer(struct bench_worker *w, struct bench_io *io, uint64_t n
 	uint32_t *generation = &w->generations[io->block];
 
 	if (io->writing)
-		pattern_fill(io->data, w->plan->block_size, io->block, ++*generation);
+		pattern_fill(io->data, w->plan->block_size, io->block, *generation = (*generation & ~UNSURE) + 1);
 	else
 		memset(io->data, 0, 64); /* so that a read that does nothing is found out */
 	io->expect = *generation;
@@ -208,7 +219,7 @@ static void verify_issue(struct bench_worker *w, struct bench_io *io, uint64_t n
 	uint64_t blocks = (w->plan->blocks - lane(w, io) + stride(w) - 1) / stride(w);
 
 	io->block = lane(w, io) + random_below(w, blocks) * stride(w);
-	io->writing = !w->generations[io->block] || (random_below(w, 2));
+	io->writing = !is_known(w, io->block) || (random_below(w, 2));
 	verify_offer(w, io, now);
 }
 
@@ -221,7 +232,7 @@ static void verify_again(struct bench_worker *w, struct bench_io *io, uint64_t n
 /* The next written block of the lane after the last one read; false when there is none. */
 static bool read_back_next(struct bench_worker *w, struct bench_io *io)
 {
-	while (io->block < w->plan->blocks && !w->generations[io->block])
+	while (io->block < w->plan->blocks && !is_known(w, io->block))
 		io->block += stride(w);
 	io->writing = false;
 	return io->block < w->plan->blocks;

@@ -41,19 +41,20 @@ struct bench_plan {
  * @buf:   its memory for the device
  * @expect: verify: generation that a read must find
  * @writing: verify: this is a write
+ * @failed:  its end was an error
  */
 struct bench_io {
 	uint64_t start, block;
 	void *data;
 	struct sl_dq_buf buf;
 	uint32_t expect;
-	bool writing;
+	bool writing, failed;
 };
 
 /**
  * struct bench_worker - one queue and its thread
  * @done:     requests finished so far; read by the main thread meanwhile
- * @generations: verify: of each block, 0: never written. Shared by all workers, which keep to blocks of their own
+ * @generations: verify: of each block, 0: never written, or UNSURE. Shared by all workers, which keep to blocks of their own
  * @elapsed:  ns between the first request and @plan->stop
  * @measured: requests finished in that time
  * @errors:   requests that failed

@@ -167,6 +167,8 @@ int bench_ring_run(const struct bench_ring_options *o, struct bench_ring_result 
 
 	if (!o->buffers || o->buffers > MAX_BUFFERS || !o->depth)
 		return sl_err_set(err, EINVAL, "ring: between 1 and %u buffers and a depth of at least 1", MAX_BUFFERS);
+	if (o->buffers > o->num)
+		return sl_err_set(err, EINVAL, "ring: a chain of %u buffers does not fit a queue of %u", o->buffers, o->num);
 	ret = set_up(&b, err);
 	if (ret)
 		goto out;

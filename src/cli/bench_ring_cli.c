@@ -116,6 +116,9 @@ static int parse(struct ring_plan *p, int argc, char **argv)
 	}
 	if (optind < argc)
 		return cmd_usage("bench", "'%s': unexpected; options start with --", argv[optind]);
+	if (p->o.cpu >= 0 && p->o.cpu + 2 > sysconf(_SC_NPROCESSORS_CONF))
+		return cmd_usage("bench", "--cpu %d: this machine has no processors %d to %d", p->o.cpu, p->o.cpu,
+				 p->o.cpu + 1);
 	if (!p->split && !p->packed)
 		p->split = p->packed = true;
 	return -1;

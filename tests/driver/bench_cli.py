@@ -61,6 +61,8 @@ def bad_options():
     complaint(1, "/nonexistent", "blk", "--socket-path", "/nonexistent")
     complaint(2, "--buffers 17", "ring", "--buffers", "17")
     complaint(2, "--queue-size", "ring", "--queue-size", "100000")
+    complaint(2, "does not fit", "ring", "--buffers", "16", "--queue-size", "8")
+    complaint(2, "no processors", "ring", "--cpu", str(os.sysconf("SC_NPROCESSORS_CONF") - 1))
 
 
 def results():
@@ -81,6 +83,12 @@ def results():
     done = run("blk", "--device", "blk,memory:16M,error=50%,error-op=read", "--seconds", "0.1")
     check("failed requests: told, status 1", done.returncode == 1 and "errors" in done.stdout and
           "requests failed" in done.stderr, done)
+    done = run("blk", "--device", "blk,memory:16M,error=50%", "--seconds", "0.1", "--op", "verify", "--json")
+    out = json.loads(done.stdout)
+    check("verify: what failed was not read back as wrong", done.returncode == 1 and out["errors"] > 0 and
+          out["differences"] == 0, out)
+    done = run("blk", "--device", b"blk,null:1G,serial=\xe4", "--seconds", "0.1", "--json")
+    check("a device whose text is no UTF-8", json.loads(done.stdout)["device"] == "?", done)
     out = json.loads(run("ring", "--seconds", "0.05", "--json").stdout)
     check("ring: both formats, round trip and stream", [(r["ring"], r["depth"]) for r in out] ==
           [("split", 1), ("split", 32), ("packed", 1), ("packed", 32)] and all(r["ns"] > 0 for r in out), out)
