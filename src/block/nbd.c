@@ -246,6 +246,8 @@ static int piece_done(void *arg, int *error)
 		ch->leaving = true;
 	else if (*error != ENOTCONN)
 		answered(ch, req, -*error);
+	if (!*error)
+		ch->pause_ms = FIRST_PAUSE_MS; /* this server lives, and does not only let itself be connected to */
 	return 1;
 }
 
@@ -444,7 +446,6 @@ static void use_handle(struct nbd_channel *ch, struct nbd_handle *h)
 		nbd_image_enter(n->image);
 	ch->h = h;
 	ch->size = (uint64_t)libnbd.nbd_get_size(h) & ~(uint64_t)(n->b.info.block_size - 1);
-	ch->pause_ms = FIRST_PAUSE_MS;
 	__atomic_add_fetch(&n->connections, 1, __ATOMIC_RELAXED);
 	if (sl_watch_add(ch->c.loop, &ch->watch, libnbd.nbd_aio_get_fd(h), nbd_events(h))) {
 		lost(ch, "cannot watch its socket");

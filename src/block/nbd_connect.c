@@ -22,6 +22,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,11 +122,16 @@ static int say_why(const struct nbd_place *at, struct sl_err *why)
 
 static int set_tls(struct nbd_handle *h, const struct nbd_place *at, struct sl_err *why)
 {
-	char ca[4096];
+	const char *username = at->username;
+	char ca[4096], names[4096];
+	struct passwd user, *found = NULL;
 
 	if (!at->tls)
 		return 0;
-	if (at->username && libnbd.nbd_set_tls_username(h, at->username))
+	/* libnbd would ask who has logged in, which is nobody where a service runs. */
+	if (at->psk && !username && !getpwuid_r(geteuid(), &user, names, sizeof(names), &found) && found)
+		username = found->pw_name;
+	if (username && libnbd.nbd_set_tls_username(h, username))
 		return say_why(at, why);
 	if (at->psk)
 		return libnbd.nbd_set_tls_psk_file(h, at->psk) ? say_why(at, why) : 0;

@@ -100,6 +100,10 @@ static void shared_key(void)
 	pid = serve("nbdkit -f -U %s --tls=require --tls-psk=%s/keys memory 8M", sock, dir);
 	snprintf(uri, sizeof(uri), "nbds+unix:///?socket=%s,tls-psk=%s/keys,tls-username=me", sock, dir);
 	works(true);
+	/* The user's own name, though nobody has logged in. */
+	REQUIRE(!shell("echo $(id -un):$(cut -d: -f2 <%s/keys) >>%s/keys", dir, dir));
+	snprintf(uri, sizeof(uri), "nbds+unix:///?socket=%s,tls-psk=%s/keys", sock, dir);
+	works(true);
 	refuses("cannot connect", "blk,nbds+unix:///?socket=%s,tls-psk=%s/wrong,tls-username=me", sock, dir);
 	refuses("cannot connect", "blk,nbds+unix:///?socket=%s,tls-psk=%s/keys,tls-username=you", sock, dir);
 	refuses("cannot connect", "blk,nbds+unix:///?socket=%s,tls-psk=%s/none,tls-username=me", sock, dir);
