@@ -41,6 +41,7 @@
 #define CONNECT_MS 10000u
 #define CLOSE_MS 30000u	      /* qemu-nbd writes back what it holds; then SIGKILL */
 #define KILL_MS 2000u	      /* a process that survives SIGKILL hangs in the kernel */
+#define LOCK_MS 5000u	      /* for the qemu-nbd of a sluice that was killed to write back and let go of the image */
 #define RESIZE_MS 60000u      /* qemu-img */
 #define FIRST_PAUSE_MS 100u   /* before qemu-nbd is started again; doubles up to */
 #define LAST_PAUSE_MS 5000u
@@ -662,18 +663,11 @@ static struct nbd_image *new_image(void)
 	return NULL;
 }
 
-int nbd_image_open(const char *path, const char *format, const char *cache, const struct block_options *o,
-		   struct spec *s, struct block **out, struct sl_err *err)
+static int open_once(const char *path, const char *format, const char *cache, const struct block_options *o,
+		     uint64_t timeout, struct block **out, struct sl_err *err)
 {
-	struct nbd_options no = {0};
-	int ret = opts_apply(&nbd_options_table, s, &no, err);
-	struct nbd_image *image;
+	struct nbd_image *image = new_image();
 
-	if (!ret && (no.certificates || no.psk || no.username))
-		ret = sl_err_set(err, EINVAL, "%s: TLS is for servers, not for images", path);
-	if (ret)
-		return ret;
-	image = new_image();
 	if (!image)
 		return sl_err_set(err, ENOMEM, "%s: out of memory", path);
 	if (snprintf(image->path, sizeof(image->path), "%s", path) >= (int)sizeof(image->path)) {
@@ -691,5 +685,25 @@ int nbd_image_open(const char *path, const char *format, const char *cache, cons
 	while (!image->place && !image->failed)
 		pthread_cond_wait(&image->changed, &image->lock);
 	pthread_mutex_unlock(&image->lock);
-	return nbd_open_at(path, NULL, image, !strcmp(cache, "writethrough"), no.timeout, o, out, err);
+	return nbd_open_at(path, NULL, image, !strcmp(cache, "writethrough"), timeout, o, out, err);
+}
+
+int nbd_image_open(const char *path, const char *format, const char *cache, const struct block_options *o,
+		   struct spec *s, struct block **out, struct sl_err *err)
+{
+	const struct timespec pause = {.tv_nsec = (long)FIRST_PAUSE_MS * MS};
+	const uint64_t until = sl_now() + (uint64_t)LOCK_MS * MS;
+	struct nbd_options no = {0};
+	int ret = opts_apply(&nbd_options_table, s, &no, err);
+
+	if (!ret && (no.certificates || no.psk || no.username))
+		ret = sl_err_set(err, EINVAL, "%s: TLS is for servers, not for images", path);
+	if (ret)
+		return ret;
+	while ((ret = open_once(path, format, cache, o, no.timeout, out, err)) && strstr(err->text, "\" lock") &&
+	       sl_now() < until) {
+		nanosleep(&pause, NULL);
+		err->text[0] = '\0';
+	}
+	return ret;
 }

@@ -362,6 +362,20 @@ static void lock_lost(void)
 	bed_close(&bed);
 }
 
+/* Whoever has the image lets go of it in time, as the qemu-nbd of a sluice that was killed does. */
+static void lock_given_back(void)
+{
+	struct bed bed;
+	pid_t pid;
+
+	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
+	pid = serve("timeout 1 qemu-nbd -t -f qcow2 -k %s %s/a.qcow2", sock, dir);
+	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
+	CHECK_EQ(bed.block->info.size, 8 * MiB);
+	bed_close(&bed);
+	REQUIRE(waitpid(pid, NULL, 0) == pid);
+}
+
 /* A qemu-nbd that stands still: requests fail in time, and the device is closed in bounded time. */
 static void stands_still(void)
 {
@@ -413,6 +427,7 @@ static const struct t_case cases[] = {
 	{"discarded", discarded},
 	{"full", full},
 	{"lock_lost", lock_lost},
+	{"lock_given_back", lock_given_back},
 	{"stands_still", stands_still},
 	{"errors", errors},
 };
