@@ -18,8 +18,9 @@
 #include <sluice/error.h>
 
 /**
- * struct sl_dq_config
+ * struct sl_dq_config - everything that makes a queue
  * @num:    queue size; split: a power of two; 1 to 32768
+ * @packed, @event_idx, @indirect, @in_order: RING_PACKED, EVENT_IDX, INDIRECT_DESC, IN_ORDER are in force
  * @ring:   zeroed memory of the size that sl_dq_layout() says, aligned to 4096, shared with the device
  * @state:  private memory of sl_dq_state_size() bytes, aligned to 16
  * @indirect_tables: with @indirect: shared memory of num * indirect_max * 16 bytes, aligned to 16 (may be NULL)
@@ -50,6 +51,7 @@ struct sl_dq_layout {
 
 struct sl_dq;
 
+/** sl_dq_layout() - where the areas of a ring of @num entries are, and the bytes it takes */
 SL_API void sl_dq_layout(bool packed, uint16_t num, struct sl_dq_layout *out);
 /** sl_dq_state_size() - bytes of private state; covers struct sl_dq itself */
 SL_API size_t sl_dq_state_size(uint16_t num);

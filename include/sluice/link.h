@@ -72,6 +72,7 @@ struct sl_link_queue {
  * @fd:     belongs to whoever holds this struct
  * @size:   bytes to map
  * @offset: where in @fd
+ * @num_queues, @queue_size: that it is made for
  */
 struct sl_link_inflight {
 	int fd;
@@ -223,6 +224,7 @@ SL_API void *sl_dma_alloc(struct sl_dma *dma, uint64_t size, uint64_t align, uin
  */
 SL_API struct sl_dq *sl_dma_queue(struct sl_dma *dma, const struct sl_features *f, uint16_t num, void *state,
 				  struct sl_link_queue *setup, struct sl_err *err);
+/** sl_dma_close() - unmap it, which no device may use any more; safe when closed */
 SL_API void sl_dma_close(struct sl_dma *dma);
 
 #endif

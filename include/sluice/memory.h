@@ -50,7 +50,9 @@ struct sl_mem_region {
 SL_API struct sl_mapping *sl_mapping_new(int fd, uint64_t offset, uint64_t size, struct sl_err *err);
 /** sl_mapping_addr() - the host address of the first byte asked for */
 SL_API void *sl_mapping_addr(const struct sl_mapping *m);
+/** sl_mapping_get() - count it once more; any thread */
 SL_API struct sl_mapping *sl_mapping_get(struct sl_mapping *m);
+/** sl_mapping_put() - give a count back; with the last one it is unmapped. Any thread; NULL allowed */
 SL_API void sl_mapping_put(struct sl_mapping *m);
 
 /**
@@ -60,8 +62,10 @@ SL_API void sl_mapping_put(struct sl_mapping *m);
  * overlapping regions. Return: the snapshot, or NULL with @err filled.
  */
 SL_API struct sl_mem *sl_mem_new(const struct sl_mem_region *regions, unsigned int n, struct sl_err *err);
+/** sl_mem_get() - count it once more; any thread */
 SL_API struct sl_mem *sl_mem_get(struct sl_mem *mem);
-SL_API void sl_mem_put(struct sl_mem *mem); /* NULL allowed */
+/** sl_mem_put() - give a count back; the last one frees it and puts its mappings. Any thread; NULL allowed */
+SL_API void sl_mem_put(struct sl_mem *mem);
 
 /** sl_mem_regions() - the regions, sorted by @gpa; *@n is their number */
 SL_API const struct sl_mem_region *sl_mem_regions(const struct sl_mem *mem, unsigned int *n);
@@ -89,14 +93,15 @@ SL_API bool sl_mem_hva_to_gpa(const struct sl_mem *mem, const void *hva, uint64_
 
 /**
  * struct sl_dirty_log - one bit for each 4 KiB page of guest memory, shared with the front-end (counted)
- *
- * sl_dirty_log_new() takes its own count of @mapping; @bytes of it are the bitmap.
- * Marking uses atomic OR; pages beyond the bitmap are ignored.
  */
 struct sl_dirty_log;
+/** sl_dirty_log_new() - @bytes of @mapping, of which it takes a count of its own, are the bitmap; NULL: no memory */
 SL_API struct sl_dirty_log *sl_dirty_log_new(struct sl_mapping *mapping, uint64_t bytes);
+/** sl_dirty_log_get() - count it once more; any thread */
 SL_API struct sl_dirty_log *sl_dirty_log_get(struct sl_dirty_log *log);
-SL_API void sl_dirty_log_put(struct sl_dirty_log *log); /* NULL allowed */
+/** sl_dirty_log_put() - give a count back; any thread; NULL allowed */
+SL_API void sl_dirty_log_put(struct sl_dirty_log *log);
+/** sl_dirty_log_mark() - @len bytes from @gpa were written: by atomic OR, any thread; what is beyond it is ignored */
 SL_API void sl_dirty_log_mark(struct sl_dirty_log *log, uint64_t gpa, uint64_t len);
 
 /**

@@ -17,7 +17,7 @@ struct sl_vhost_user_server;
  * @device:  what is served; it must have no transport yet
  * @path:    socket to create and listen on, or NULL. A left-over socket of a
  *           dead process is taken over, a live one is refused (-EADDRINUSE)
- * @fd:      inherited socket, used when @path is NULL; the server owns it from now on
+ * @fd:      inherited socket, used when @path is NULL; the server's once there is one
  * @connected: @fd is a connected socket, not a listening one: serve that one
  *           front-end, then call @gone
  * @gone:    control; a front-end went away by itself and its queues are drained. Optional
@@ -32,6 +32,7 @@ struct sl_vhost_user_config {
 	void *arg;
 };
 
+/** sl_vhost_user_server_new() - control; serve it from now on; NULL with @err filled */
 SL_API struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user_config *cfg, struct sl_err *err);
 /** sl_vhost_user_server_connected() - control; is there a front-end? */
 SL_API bool sl_vhost_user_server_connected(const struct sl_vhost_user_server *s);
@@ -40,6 +41,7 @@ SL_API bool sl_vhost_user_server_connected(const struct sl_vhost_user_server *s)
  * @done: called on the control loop, perhaps before this returns; then sl_vhost_user_server_free() may be called
  */
 SL_API void sl_vhost_user_server_stop(struct sl_vhost_user_server *s, void (*done)(void *arg), void *arg);
+/** sl_vhost_user_server_free() - control; when it has stopped; the device has no transport then. NULL allowed */
 SL_API void sl_vhost_user_server_free(struct sl_vhost_user_server *s);
 
 /**

@@ -145,12 +145,14 @@ struct sl_device_config {
 
 /* ---- for whoever builds a device (control) ---- */
 
+/** sl_device_new() - a device after its reset, without a transport; NULL with @err filled */
 SL_API struct sl_device *sl_device_new(const struct sl_device_config *cfg, struct sl_err *err);
 /** sl_device_free() - all queues must be stopped and the transport detached */
 SL_API void sl_device_free(struct sl_device *d);
 
 /* ---- for devices ---- */
 
+/* Constant: any thread may ask. */
 SL_API void *sl_device_priv(const struct sl_device *d);
 SL_API const char *sl_device_name(const struct sl_device *d);
 /** sl_device_features() - what driver and device agreed on; fixed while a queue runs; any thread */
@@ -158,6 +160,7 @@ SL_API const struct sl_features *sl_device_features(const struct sl_device *d);
 /** sl_device_config_update() - control; the device changes its configuration: new generation, the driver is told */
 SL_API void sl_device_config_update(struct sl_device *d, uint32_t off, const void *src, uint32_t len);
 
+/* Constant: any thread may ask. */
 SL_API struct sl_device *sl_queue_device(const struct sl_queue *q);
 SL_API unsigned int sl_queue_index(const struct sl_queue *q);
 SL_API struct sl_loop *sl_queue_loop(const struct sl_queue *q);
@@ -192,6 +195,7 @@ struct sl_transport_ops {
 /** sl_device_attach() - control; @ops NULL detaches */
 SL_API void sl_device_attach(struct sl_device *d, const struct sl_transport_ops *ops, void *t);
 
+/* All of these are for the control loop; ids, numbers, sizes and what is offered never change. */
 SL_API uint16_t sl_device_id(const struct sl_device *d);
 SL_API unsigned int sl_device_num_queues(const struct sl_device *d);
 SL_API uint16_t sl_device_max_queue_size(const struct sl_device *d);
@@ -208,6 +212,7 @@ SL_API int sl_device_config_write(struct sl_device *d, uint32_t off, const void 
 SL_API const struct sl_shm *sl_device_shm(const struct sl_device *d, unsigned int *n);
 /** sl_device_generation() - changes with each change of configuration; wraps */
 SL_API uint32_t sl_device_generation(const struct sl_device *d);
+/** sl_device_status() - the bits of enum sl_status, NEEDS_RESET included */
 SL_API uint8_t sl_device_status(const struct sl_device *d);
 /**
  * sl_device_set_status() - the driver writes its status
@@ -261,6 +266,7 @@ SL_API int sl_queue_start(struct sl_device *d, unsigned int index, const struct 
 SL_API void sl_queue_stop(struct sl_device *d, unsigned int index);
 /** sl_queue_reset() - sl_queue_stop() for a driver that forgets its requests: none stays in an inflight region */
 SL_API void sl_queue_reset(struct sl_device *d, unsigned int index);
+/** sl_queue_running() - was it started and is not yet asked to stop? Also a broken one */
 SL_API bool sl_queue_running(const struct sl_device *d, unsigned int index);
 enum sl_queue_state { SL_QUEUE_STOPPED, SL_QUEUE_RUNNING, SL_QUEUE_STOPPING, SL_QUEUE_BROKEN };
 /** sl_queue_state() - control; see the picture above; a broken queue that stops is stopping */

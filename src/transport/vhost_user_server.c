@@ -384,6 +384,8 @@ struct sl_vhost_user_server *sl_vhost_user_server_new(const struct sl_vhost_user
 			sl_err_set(err, -ret, "%s: socket: %s", cfg->path ? cfg->path : "fd", strerror(-ret));
 	}
 	if (ret) {
+		if (!cfg->path)
+			s->listener.fd = -1; /* still the caller's */
 		stop_listening(s);
 		free(s);
 		return NULL;
