@@ -5,11 +5,12 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "tests", "guest"))
 
-from guest import SLUICE, check, digest_of, finish, main, need  # noqa: E402 (needs the path)
+from guest import BOOT, SLUICE, check, connectable, digest_of, finish, main, need  # noqa: E402 (needs the path)
 
 
 def digest(path):
@@ -46,11 +47,10 @@ def on_nbd(lab):
     need("nbdkit")
     sock = lab.path("nbd.sock")
     server = lab.start("nbdkit", "-f", "-r", "-U", sock, "pattern", "16M")
-    for _ in range(1000):
-        if os.path.exists(sock):
-            break
-        check(server.process.poll() is None, server.tail())
-        subprocess.run(["sleep", "0.01"], check=True)
+    until = time.monotonic() + BOOT
+    while not connectable(sock):
+        check(server.process.poll() is None and time.monotonic() < until, server.tail())
+        time.sleep(0.01)
     source = f"blk,nbd+unix:///?socket={sock},queues=2"
     verify_at_once(lab, f"{source},temporary=on", f"{source},overlay={lab.path('ovl')}")
 

@@ -156,7 +156,7 @@ class Bed:
 
     def run(self, case, patience):
         """Wait for the end of a case; its lines are in @case.lines then. Answers None, or what is wrong."""
-        self.machine.expect(f"outer: case {case.name}$", 120)
+        self.machine.expect(f"outer: case {case.name}$", 400)
         begin = len(self.machine.seen)
         verdict = self.machine.expect(f"outer: (good|bad) {case.name}$", patience)[1]
         case.lines = self.machine.seen[begin:]
@@ -166,5 +166,5 @@ class Bed:
 
     def finish(self):
         """All cases have been waited for."""
-        self.machine.expect("outer: ok", 60)
-        check(self.machine.wait(30) == 0, "QEMU did not end well")
+        self.machine.expect("outer: ok", 400)
+        check(self.machine.wait(400) == 0, "QEMU did not end well")
