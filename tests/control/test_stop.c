@@ -112,7 +112,7 @@ static void in_time(void)
 {
 	struct disk d;
 
-	disk_open(&d, "blk,memory:1M,delay-ms=300,stop-timeout=60", NULL);
+	disk_open(&d, "blk,memory:1M,delay-ms=1500,stop-timeout=60", NULL);
 	offer(&d);
 	direct_stop(&d.direct, 0);
 	CHECK(sl_dq_get(d.q.dq, NULL) == &d);

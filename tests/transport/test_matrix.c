@@ -304,7 +304,7 @@ static void slow(enum board_kind kind)
 	unsigned char *was;
 	struct bed b;
 
-	bed_open(&b, &w, "blk,memory:4M,queues=2,delay-ms=30");
+	bed_open(&b, &w, "blk,memory:4M,queues=2,delay-ms=500");
 	sl_dq_layout(false, RING, &at);
 	for (unsigned int i = 0; i < SLOTS; i++)
 		offer(&b, i, false, 0);
