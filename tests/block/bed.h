@@ -85,6 +85,19 @@ static inline void bed_close(struct bed *bed)
 	spec_free(&bed->spec);
 }
 
+/* Opening @spec must fail with exactly this line. */
+static inline void bed_refused(const char *spec, const char *line)
+{
+	struct bed bed;
+	const char *why = bed_try(&bed, spec);
+
+	if (strcmp(why, line))
+		fprintf(stderr, "%s:\n  says     %s\n  expected %s\n", spec, why, line);
+	CHECK(!strcmp(why, line));
+	if (!why[0])
+		bed_close(&bed);
+}
+
 static inline void io_submit_iov(struct bed *bed, struct io *io, enum block_op op, uint64_t offset, uint64_t len,
 				 struct iovec *iov, unsigned int iovcnt, unsigned int flags)
 {
@@ -131,6 +144,17 @@ static inline int io(struct bed *bed, enum block_op op, uint64_t offset, uint64_
 
 /* ---- files ---- */
 
+static inline int SL_PRINTF(1, 2) shell(const char *fmt, ...)
+{
+	char cmd[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(cmd, sizeof(cmd), fmt, ap);
+	va_end(ap);
+	return system(cmd);
+}
+
 static char dir[64];
 
 static inline void dir_make(void)
@@ -141,11 +165,20 @@ static inline void dir_make(void)
 
 static inline void dir_remove(void)
 {
-	char cmd[128];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
-	REQUIRE(system(cmd) == 0);
+	REQUIRE(shell("rm -rf '%s'", dir) == 0);
 }
+
+/* All cases, in one folder @dir. */
+#define BED_MAIN(cases)                                                                                                \
+	int main(int argc, char **argv)                                                                                \
+	{                                                                                                              \
+		int ret;                                                                                               \
+															       \
+		dir_make();                                                                                            \
+		ret = t_run(cases, sizeof(cases) / sizeof((cases)[0]), argc, argv);                                    \
+		dir_remove();                                                                                          \
+		return ret;                                                                                            \
+	}
 
 /* A sparse file of @size bytes that starts with @head; gives its path. */
 static inline const char *file_make(const char *name, uint64_t size, const void *head, size_t head_len)

@@ -444,12 +444,4 @@ static const struct t_case cases[] = {
 	{"queues_on_threads", queues_on_threads},
 };
 
-int main(int argc, char **argv)
-{
-	int ret;
-
-	dir_make();
-	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
-	dir_remove();
-	return ret;
-}
+BED_MAIN(cases)

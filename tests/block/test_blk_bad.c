@@ -408,12 +408,4 @@ static const struct t_case cases[] = {
 	{"error_of_that_request_only", error_of_that_request_only},
 };
 
-int main(int argc, char **argv)
-{
-	int ret;
-
-	dir_make();
-	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
-	dir_remove();
-	return ret;
-}
+BED_MAIN(cases)

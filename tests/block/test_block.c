@@ -13,18 +13,6 @@
 
 /* ---- opening ---- */
 
-static void expect_refused(const char *spec, const char *line)
-{
-	struct bed bed;
-	const char *why = bed_try(&bed, spec);
-
-	if (strcmp(why, line))
-		fprintf(stderr, "%s:\n  says     %s\n  expected %s\n", spec, why, line);
-	CHECK(!strcmp(why, line));
-	if (!why[0])
-		bed_close(&bed);
-}
-
 static void refused(const char *name, uint64_t size, const char *keys, const char *why)
 {
 	char spec[512], line[512];
@@ -32,7 +20,7 @@ static void refused(const char *name, uint64_t size, const char *keys, const cha
 
 	snprintf(spec, sizeof(spec), "blk,%s%s", path, keys);
 	snprintf(line, sizeof(line), "%s: %s", path, why);
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 }
 
 static void open_refused_lines(void)
@@ -68,7 +56,7 @@ static void open_refused_lines(void)
 	};
 
 	for (unsigned int i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
-		expect_refused(lines[i][0], lines[i][1]);
+		bed_refused(lines[i][0], lines[i][1]);
 	refused("empty", 0, "", "too small: 0 bytes, less than one block of 512");
 	refused("small", 511, "", "too small: 511 bytes, less than one block of 512");
 	refused("odd", 1300, "", "1300 bytes are no multiple of the block size 512; 1024 or 1536 would be");
@@ -106,7 +94,7 @@ static void open_refuses_other_images(void)
 		snprintf(line, sizeof(line),
 			 "%s: looks like a %s image: write format=%s, or format=raw to serve its bytes as they are",
 			 path, images[i].format, images[i].format);
-		expect_refused(spec, line);
+		bed_refused(spec, line);
 		bed_open(&bed, "blk,%s,format=raw", path);
 		bed_close(&bed);
 	}
@@ -124,24 +112,24 @@ static void open_locked(void)
 	snprintf(spec, sizeof(spec), "blk,%s", path);
 	snprintf(line, sizeof(line), "%s: in use by another process", path);
 	bed_open(&first, "%s", spec);
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 	strcat(spec, ",readonly=on");
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 	bed_close(&first);
 
 	bed_open(&first, "%s", spec);
 	bed_open(&second, "%s", spec);
 	bed_close(&second);
 	snprintf(spec, sizeof(spec), "blk,%s", path);
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 	bed_close(&first);
 
 	/* QEMU with this disk open for writing holds a reader lock on this byte. */
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	REQUIRE(fd >= 0 && fcntl(fd, F_OFD_SETLK, &qemu) == 0);
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 	strcat(spec, ",readonly=on");
-	expect_refused(spec, line);
+	bed_refused(spec, line);
 	close(fd);
 	bed_open(&first, "%s", spec);
 	bed_close(&first);
@@ -165,7 +153,7 @@ static void open_unwritable(void)
 		t_failures = 0;
 		if (!geteuid() && setuid(65534) < 0)
 			_exit(2);
-		expect_refused(spec, line);
+		bed_refused(spec, line);
 		strcat(spec, ",readonly=on");
 		bed_open(&bed, "%s", spec);
 		bed_close(&bed);
@@ -199,7 +187,7 @@ static void open_without_io_uring(void)
 		t_failures = 0;
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) < 0)
 			_exit(77);
-		expect_refused(spec, line);
+		bed_refused(spec, line);
 		_exit(t_failures ? 1 : 0);
 	}
 	REQUIRE(waitpid(pid, &status, 0) == pid);
@@ -423,12 +411,4 @@ static const struct t_case cases[] = {
 	{"filters_stack", filters_stack},
 };
 
-int main(int argc, char **argv)
-{
-	int ret;
-
-	dir_make();
-	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
-	dir_remove();
-	return ret;
-}
+BED_MAIN(cases)

@@ -576,12 +576,4 @@ static const struct t_case cases[] = {
 	{"block_device_4k_direct", block_device_4k_direct},
 };
 
-int main(int argc, char **argv)
-{
-	int ret;
-
-	dir_make();
-	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
-	dir_remove();
-	return ret;
-}
+BED_MAIN(cases)

@@ -394,12 +394,4 @@ static const struct t_case cases[] = {
 	{"overlay_survives", overlay_survives},
 };
 
-int main(int argc, char **argv)
-{
-	int ret;
-
-	dir_make();
-	ret = t_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
-	dir_remove();
-	return ret;
-}
+BED_MAIN(cases)

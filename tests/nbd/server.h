@@ -18,17 +18,6 @@
 static char sock[128], uri[256];
 static int port; /* 0: servers listen on @sock */
 
-static inline int SL_PRINTF(1, 2) shell(const char *fmt, ...)
-{
-	char cmd[1024];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	return system(cmd);
-}
-
 /*
  * Of a disk with timeout=: again, until it is answered in time. How long an honest server takes on a busy machine is
  * nobody's promise. @late counts the others.

@@ -34,17 +34,6 @@ static bool logged(const char *what)
 	return false;
 }
 
-static int SL_PRINTF(1, 2) shell(const char *fmt, ...)
-{
-	char cmd[1024];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	return system(cmd);
-}
-
 static void new_image(const char *name, unsigned int mib)
 {
 	shell("rbd rm --no-progress rbd/%s >/dev/null 2>&1", name);
