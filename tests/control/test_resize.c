@@ -244,7 +244,7 @@ static void vhost_user(void)
 	start_ring(&b, &dma, state);
 	sl_loop_invoke(b.loop, make_larger, &b);
 	p.fd = b.link->ops->event_fd(b.link);
-	CHECK_EQ(poll(&p, 1, 20000), 1);
+	CHECK_EQ(poll(&p, 1, 60000), 1);
 	CHECK_EQ(b.link->ops->events(b.link), SL_LINK_CONFIG);
 	CHECK_EQ(capacity(&b), 8 * MIB);
 	b.link->ops->close(b.link);

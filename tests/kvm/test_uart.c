@@ -252,7 +252,7 @@ static void clock_is_set(void)
 	clock_set(&r, 0x32, 0x19);
 	CHECK_EQ(clock_get(&r, 0), 0x30);
 	clock_set(&r, 0x0b, 0x02);
-	CHECK(clock_time(&r) - 946037730 <= 2); /* 1999-12-24 12:15:30 */
+	CHECK(clock_time(&r) - 946037730 <= 60); /* 1999-12-24 12:15:30 */
 	clock_set(&r, 0x0b, 0x00); /* twelve hours */
 	CHECK_EQ(clock_get(&r, 4), 0x92);
 	clock_set(&r, 0x0b, 0x06); /* binary */
