@@ -4,10 +4,13 @@
  * Theory of operation
  *
  * Sources stage operations while a batch is submitted; the commit hands them
- * all to the kernel with one io_uring_enter(). A read that is in the page
- * cache is answered inside that call, so the commit looks at the completion
- * queue right after it. The kernel never waits for a disk there: what cannot
- * be answered at once completes later, by itself, in any order.
+ * to the kernel, URING_ENTRIES with one io_uring_enter(). A read that is in the
+ * page cache is answered inside that call, so the commit looks at the
+ * completion queue right after it, and what is done is on its way back to the
+ * driver while the next ones are read: with all of a batch in one call, driver
+ * and device would take turns instead of working at the same time. The kernel
+ * never waits for a disk there: what cannot be answered at once completes
+ * later, by itself, in any order.
  *
  * Later completions are noticed in two ways. While the loop is busy the ring is
  * a poller of which each turn reads one word of memory; it adds nothing to the
@@ -30,7 +33,7 @@
 
 #include "base/loop_local.h"
 
-#define URING_ENTRIES 256
+#define URING_ENTRIES 16
 #define URING_INFLIGHT 1024
 
 /**

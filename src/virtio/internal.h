@@ -31,8 +31,9 @@ enum queue_state { QUEUE_STOPPED, QUEUE_RUNNING, QUEUE_STOPPING };
  * @leaving:     what is done now stays in the inflight region
  * @broken:      no more pops, nothing is published any more
  * @starved:     the next chain waits for memory that a push gives back
- * @in_round:    requests that are done now are published at the end of the round
+ * @in_round:    requests that are done now are published at the end of the round, or before
  * @staged:      chains pushed and not yet published
+ * @owes_call:   the driver wants to be called for what was published
  * @call_fd:     -1: transport's queue_call
  */
 struct sl_queue {
@@ -48,8 +49,8 @@ struct sl_queue {
 	char *slots;
 	size_t slot_size, slots_bytes;
 	struct sl_req *free;
-	unsigned int num, fresh, in_flight;
-	bool stopping, broken, starved, in_round, staged;
+	unsigned int num, fresh, in_flight, staged;
+	bool stopping, broken, starved, in_round, owes_call;
 	bool has_region, logged, forgotten, leaving;
 	int call_fd;
 	void *priv;

@@ -11,6 +11,11 @@
  *	device's commit()
  *	publish what is done, call the driver at most once
  *
+ * Of a long round, what is done is published before its end: a driver that
+ * looks by itself takes it, and makes requests of it, while the device works on
+ * the rest. Otherwise one of the two would always wait for the other. A driver
+ * that sleeps is called at the end, once.
+ *
  * When a round finds nothing (and the loop has spun long enough, see loop.c)
  * the loop arms the queue: rearm says whether something arrived between the
  * last look and the moment from which the driver kicks; then the queue stays
@@ -40,6 +45,8 @@
 
 /* A round takes no more requests when it holds this much data: somebody may have to copy it, and siblings wait. */
 #define ROUND_BYTES (16u << 20)
+/* Requests done in a round that the driver sees before it ends; fewer cost more fences than they gain. */
+#define SHOWN_EARLY 16u
 
 /* Counters have one writer; readers on other threads may see a slightly old value. */
 static inline void count(uint64_t *counter, uint64_t n)
@@ -107,15 +114,25 @@ static void call_driver(struct sl_queue *q)
 	}
 }
 
+/* Let the driver see what is done. */
+static void show(struct sl_queue *q)
+{
+	q->staged = 0;
+	q->owes_call |= sl_vq_publish(q->vq);
+}
+
 static void flush(void *arg)
 {
 	struct sl_queue *q = arg;
 
-	if (!q->staged || q->broken)
+	if (q->broken)
 		return;
-	q->staged = false;
-	if (sl_vq_publish(q->vq))
-		call_driver(q);
+	if (q->staged)
+		show(q);
+	if (!q->owes_call)
+		return;
+	q->owes_call = false;
+	call_driver(q);
 }
 
 static void break_queue(struct sl_queue *q, const char *why)
@@ -220,9 +237,11 @@ void sl_req_done(struct sl_req *r, uint32_t len)
 	/* On a broken queue too: nothing is published any more, but what was written is in the dirty log. */
 	if (!q->leaving)
 		sl_vq_push(q->vq, &r->chain, len);
-	q->staged = true;
+	q->staged++;
 	if (!q->in_round)
 		sl_task_post(q->loop, &q->flush);
+	else if (q->staged >= SHOWN_EARLY && !q->broken)
+		show(q);
 	give_slot(q, r);
 	set_in_flight(q, q->in_flight - 1);
 	if (q->starved) {
@@ -276,9 +295,10 @@ static void start_on_data_loop(void *arg)
 	const struct sl_device *d = q->device;
 	int ret;
 
-	q->stopping = q->broken = q->starved = q->in_round = q->staged = q->forgotten = q->leaving = false;
+	q->stopping = q->broken = q->starved = q->in_round = q->owes_call = q->forgotten = q->leaving = false;
 	q->has_region = s->setup->vq.inflight;
 	q->logged = s->setup->vq.log;
+	q->staged = 0;
 	set_in_flight(q, 0);
 	q->call_fd = s->setup->call_fd;
 	errno = 0;
