@@ -22,7 +22,6 @@
  */
 #include "bare.h"
 
-#include <string.h>
 
 #include "driver/blk.h"
 #include "driver/fail.h"

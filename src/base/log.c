@@ -4,7 +4,6 @@
 #include <sluice/loop.h>
 
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #define LIMIT_PERIOD_NS 10000000000ULL

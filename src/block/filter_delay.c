@@ -5,7 +5,6 @@
  * deadline, and one timer for its head is enough.
  */
 #include <errno.h>
-#include <string.h>
 
 #include "block/filter.h"
 

@@ -25,7 +25,6 @@
 #include "block/overlay.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define NUM_HOOKS 64u

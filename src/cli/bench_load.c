@@ -6,7 +6,6 @@
  * request is prepared and ends where its completion is found, both by the same
  * clock; what the thread itself needs for a batch is part of it.
  */
-#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>

@@ -5,7 +5,6 @@
 #include "base/opts.h"
 #include "cli/control.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>

@@ -7,7 +7,6 @@
  */
 #include "cli/pattern.h"
 
-#include <string.h>
 
 static uint64_t word(uint64_t seed, size_t i)
 {

@@ -4,7 +4,6 @@
  * Freestanding but for memset and memcpy, which every C compiler asks for.
  */
 #include <errno.h>
-#include <string.h>
 
 #include "driver/blk.h"
 #include "driver/fail.h"

@@ -3,7 +3,6 @@
 #include "emulated/rtc.h"
 
 #include <stdbool.h>
-#include <string.h>
 #include <time.h>
 
 enum { SECOND, MINUTE = 2, HOUR = 4, WEEKDAY = 6, DAY, MONTH, YEAR, REG_A, REG_B, REG_C, REG_D, CENTURY = 0x32 };

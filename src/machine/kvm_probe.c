@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>

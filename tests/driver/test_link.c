@@ -9,7 +9,6 @@
 #include "fake.h"
 
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <sluice/link.h>

@@ -4,7 +4,6 @@
 
 #include <sluice/memory.h>
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -2,7 +2,6 @@
 /* board.c - a device behind a register transport. See board.h. */
 #include "transport/board.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
