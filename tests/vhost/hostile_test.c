@@ -20,7 +20,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -958,25 +957,11 @@ static void full_descriptors(void)
 	close(full);
 }
 
-static bool kernel_signals(void)
-{
-	static unsigned long context;
-	bool can = !syscall(SYS_io_setup, 1, &context);
-
-	if (can)
-		syscall(SYS_io_destroy, context);
-	context = 0;
-	return can;
-}
-
 /* A call descriptor that looked harmless, and blocks when it is too late to look again. */
 static void call_that_turns(bool threaded)
 {
 	static const uint64_t full = UINT64_MAX - 1;
 
-	/* docs/vhost-user.md says what remains without it */
-	if (!kernel_signals())
-		SKIP("the kernel refuses asynchronous I/O to this process");
 	for (int packed = 0; packed < 2; packed++) {
 		open_bed(threaded);
 		fe_up(&f, &b, packed);
