@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* nbd.h - private to the NBD sources: nbd.c (requests), nbd_connect.c (connections), nbd_image.c (a qemu-nbd of our
- * own, for image formats), nbd_launch.c (how it starts) and nbd_log.c (what it may lose) */
+/* nbd.h - private to the NBD sources: nbd_open.c (keys, sizes, figures), nbd.c (requests), nbd_connect.c (libnbd, and
+ * connections by it), nbd_image.c (a qemu-nbd of our own, for image formats), nbd_launch.c (how it starts) and
+ * nbd_log.c (what it may lose) */
 #ifndef BLOCK_NBD_H
 #define BLOCK_NBD_H
 
