@@ -177,10 +177,11 @@ static inline bool make_round(struct sl_queue *q, unsigned int max)
 	flush(q);
 	count(&q->stats.rounds, 1);
 	count(&q->stats.requests, n);
-	/* With nothing in flight no push will ever give memory back: waiting for one would be to spin. */
+	/* With nothing in flight no push will ever give memory back: waiting for one would be to spin. But when all of
+	 * this round is done by now, its memory is there again. */
 	if (ret == -ENOBUFS && q->in_flight)
 		q->starved = true;
-	else if (ret < 0)
+	else if (ret < 0 && !(ret == -ENOBUFS && n))
 		break_queue(q, ret == -ENOBUFS ? "no memory for a request" : sl_vq_broken(q->vq));
 	return n > 0;
 }

@@ -19,7 +19,7 @@ static struct sl_loop *loop;
 static struct sl_device *device;
 static struct direct direct;
 static struct rig rig;
-static bool hold;
+static bool hold, done_by_commit;
 static struct sl_req *held[128];
 static unsigned int n_held, n_requests, n_commits, n_starts, n_stops, n_resets, n_features, written_off, written_len;
 static void (*on_request)(struct sl_queue *q);
@@ -48,6 +48,8 @@ static void commit(struct sl_queue *q)
 {
 	(void)q;
 	n_commits++;
+	while (done_by_commit && n_held)
+		sl_req_done(held[--n_held], 0);
 }
 
 static int queue_start(struct sl_queue *q)
@@ -125,7 +127,7 @@ static void open_device_on(struct sl_loop *data, unsigned int queues)
 	REQUIRE(device);
 	REQUIRE(direct_attach(&direct, device) == 0);
 	rig_open(&rig, 16 << 20);
-	hold = false;
+	hold = done_by_commit = false;
 	on_request = NULL;
 	n_held = n_requests = n_commits = n_starts = n_stops = n_resets = n_features = 0;
 }
@@ -331,6 +333,47 @@ static void requests_go_round_in_every_format(void)
 			CHECK(!sl_dq_get(q.dq, NULL));
 		}
 		CHECK(!sl_dq_broken(q.dq));
+		direct_stop(&direct, 0);
+		rig_queue_close(&q);
+		close_device();
+	}
+}
+
+static struct rig_queue *watched;
+static unsigned int seen_early;
+
+static void look_while_done(struct sl_queue *q)
+{
+	(void)q;
+	CHECK_EQ(direct.queues[0].calls, 0);
+	while (sl_dq_get(watched->dq, NULL))
+		seen_early++;
+}
+
+/* A driver that looks by itself gets the first ones while the device works on the last; the call comes at the end. */
+static void long_round_shows_what_is_done(void)
+{
+	for (unsigned int bits = 0; bits < 16; bits++) {
+		struct sl_features f = choose(bits);
+		struct io io[40] = {0};
+		struct rig_queue q;
+
+		open_device(1);
+		CHECK_EQ(sl_device_accept(device, &f), 0);
+		start(&q, 0, 256, &f);
+		steps(2);
+		watched = &q;
+		seen_early = 0;
+		on_request = look_while_done;
+		for (unsigned int i = 0; i < 40; i++)
+			submit(&q, &io[i], i);
+		publish(&q, 0);
+		steps(1);
+		CHECK(seen_early > 0 && seen_early < 40);
+		CHECK_EQ(direct.queues[0].calls, 1);
+		while (sl_dq_get(q.dq, NULL))
+			seen_early++;
+		CHECK_EQ(seen_early, 40);
 		direct_stop(&direct, 0);
 		rig_queue_close(&q);
 		close_device();
@@ -692,33 +735,40 @@ static void a27_work_in_one_turn_is_bounded(void)
 	close_device();
 }
 
-/* Chains of so many pieces that the memory for their lists runs out: the queue goes on when one of them is done. */
+/* Chains of so many pieces that the memory for their lists runs out, on a queue of 256. */
+enum { CHAINS = 100, PIECES = 1024 };
+
+static void add_large_chains(struct rig_queue *q, struct io *io)
+{
+	uint64_t *desc, (*table)[2] = rig_alloc(&rig, PIECES * sizeof(*table), 16);
+
+	for (unsigned int i = 0; i < PIECES; i++) { /* 1 byte, at an address of its own; NEXT */
+		table[i][0] = RIG_GPA + 2 * i;
+		table[i][1] = 1 | (i + 1 < PIECES ? 1ull << 32 | (uint64_t)(i + 1) << 48 : 0);
+	}
+	for (unsigned int i = 0; i < CHAINS; i++) {
+		struct sl_dq_buf all = rig_buf(&rig, table, PIECES * sizeof(*table));
+
+		REQUIRE(sl_dq_add(q->dq, &all, 1, NULL, 0, &io[i]));
+	}
+	desc = (uint64_t *)(void *)(rig.driver + (q->setup.vq.desc - RIG_GPA));
+	for (unsigned int i = 0; i < CHAINS; i++)
+		desc[2 * i + 1] |= 4ull << 32; /* INDIRECT: one table for all */
+}
+
+/* The queue goes on when one of them is done. */
 static void starved_queue_goes_on(void)
 {
-	enum { CHAINS = 100, PIECES = 1024 };
 	struct sl_features f = choose(2); /* indirect */
 	struct io io[CHAINS] = {0};
 	struct rig_queue q;
-	uint64_t *desc, (*table)[2];
 	unsigned int first;
 
 	open_device(1);
 	CHECK_EQ(sl_device_accept(device, &f), 0);
 	start(&q, 0, 256, &f);
-	table = rig_alloc(&rig, PIECES * sizeof(*table), 16);
-	for (unsigned int i = 0; i < PIECES; i++) { /* 1 byte, at an address of its own; NEXT */
-		table[i][0] = RIG_GPA + 2 * i;
-		table[i][1] = 1 | (i + 1 < PIECES ? 1ull << 32 | (uint64_t)(i + 1) << 48 : 0);
-	}
+	add_large_chains(&q, io);
 	hold = true;
-	for (unsigned int i = 0; i < CHAINS; i++) {
-		struct sl_dq_buf all = rig_buf(&rig, table, PIECES * sizeof(*table));
-
-		REQUIRE(sl_dq_add(q.dq, &all, 1, NULL, 0, &io[i]));
-	}
-	desc = (uint64_t *)(void *)(rig.driver + (q.setup.vq.desc - RIG_GPA));
-	for (unsigned int i = 0; i < CHAINS; i++)
-		desc[2 * i + 1] |= 4ull << 32; /* INDIRECT: one table for all */
 	publish(&q, 0);
 	steps(3);
 	first = n_held;
@@ -736,6 +786,30 @@ static void starved_queue_goes_on(void)
 		steps(2);
 		CHECK_EQ(n_held, first + i + 1 < CHAINS ? first + i + 1 : CHAINS);
 	}
+	for (unsigned int i = 0; i < CHAINS; i++)
+		CHECK(sl_dq_get(q.dq, NULL) != NULL);
+	CHECK(!sl_dq_get(q.dq, NULL) && !sl_dq_broken(q.dq));
+	direct_stop(&direct, 0);
+	rig_queue_close(&q);
+	close_device();
+}
+
+/* And also when all of them are done in the round that was short of memory. */
+static void queue_short_of_memory_for_a_round_goes_on(void)
+{
+	struct sl_features f = choose(2); /* indirect */
+	struct io io[CHAINS] = {0};
+	struct rig_queue q;
+
+	open_device(1);
+	CHECK_EQ(sl_device_accept(device, &f), 0);
+	start(&q, 0, 256, &f);
+	add_large_chains(&q, io);
+	hold = done_by_commit = true;
+	publish(&q, 0);
+	steps(5);
+	CHECK(!direct.queues[0].broken);
+	CHECK(n_commits > 1);
 	for (unsigned int i = 0; i < CHAINS; i++)
 		CHECK(sl_dq_get(q.dq, NULL) != NULL);
 	CHECK(!sl_dq_get(q.dq, NULL) && !sl_dq_broken(q.dq));
@@ -912,6 +986,7 @@ static const struct t_case cases[] = {
 	{"a51_status_machine", a51_status_machine},
 	{"a52_config_space", a52_config_space},
 	{"requests_go_round_in_every_format", requests_go_round_in_every_format},
+	{"long_round_shows_what_is_done", long_round_shows_what_is_done},
 	{"one_call_a_round", one_call_a_round},
 	{"stop_waits_for_requests_in_flight", stop_waits_for_requests_in_flight},
 	{"reset_waits_and_touches_nothing_afterwards", reset_waits_and_touches_nothing_afterwards},
@@ -922,6 +997,7 @@ static const struct t_case cases[] = {
 	{"broken_queue_still_logs_what_was_written", broken_queue_still_logs_what_was_written},
 	{"a27_work_in_one_turn_is_bounded", a27_work_in_one_turn_is_bounded},
 	{"starved_queue_goes_on", starved_queue_goes_on},
+	{"queue_short_of_memory_for_a_round_goes_on", queue_short_of_memory_for_a_round_goes_on},
 	{"a29_bad_starts_are_refused", a29_bad_starts_are_refused},
 	{"call_descriptor_that_blocks_does_not", call_descriptor_that_blocks_does_not},
 	{"memory_may_change_under_requests", memory_may_change_under_requests},
