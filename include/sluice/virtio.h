@@ -64,6 +64,7 @@ struct sl_req {
  *                  once, now or later on the same loop
  * @commit:         data; the batch ends: no more request() in this round. Optional
  * @features_set:   control; the driver's features are accepted. Optional
+ * @drain:          data; a stop begins: what the device holds back by its own choice shall go on. Optional
  * @abandon:        data; a stop has waited long enough: finish every request that the device can let go of before this
  *                  returns, memory of the others stays in use. What it finishes is not told to the driver as done:
  *                  see sl_queue_stop(). Optional
@@ -79,6 +80,7 @@ struct sl_device_ops {
 	void (*queue_stop)(struct sl_queue *q);
 	void (*request)(struct sl_queue *q, struct sl_req *r);
 	void (*commit)(struct sl_queue *q);
+	void (*drain)(struct sl_queue *q);
 	void (*abandon)(struct sl_queue *q);
 	void (*features_set)(struct sl_device *d);
 	void (*config_written)(struct sl_device *d, uint32_t off, uint32_t len);

@@ -306,6 +306,12 @@ void block_commit(struct block_channel *c)
 	}
 }
 
+void block_drain(struct block_channel *c)
+{
+	if (c->block->ops->drain)
+		c->block->ops->drain(c);
+}
+
 bool block_abandon(struct block_channel *c)
 {
 	if (c->block->ops->abandon)

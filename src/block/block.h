@@ -104,6 +104,7 @@ struct block_report;
  * @abandon:      on the channel's loop; nobody waits any longer: each request in flight is finished with -ETIMEDOUT by
  *                the next commit, and its memory is not touched again. The store may still carry it out. Optional: a
  *                source without it always answers in the end
+ * @drain:        on the channel's loop; a stop begins: what is only held to keep a limit goes on. Optional
  * @report:       control, beside data loops; say how the source is, see struct block_report. Optional
  */
 struct block_ops {
@@ -117,6 +118,7 @@ struct block_ops {
 	int (*refresh)(struct block *b, struct sl_err *err);
 	int (*resize)(struct block *b, uint64_t size, struct sl_err *err);
 	void (*abandon)(struct block_channel *c);
+	void (*drain)(struct block_channel *c);
 	void (*report)(struct block *b, const struct block_report *r);
 };
 
@@ -234,6 +236,8 @@ int block_resize(struct block *b, uint64_t size, struct sl_err *err);
 void block_watch(struct block *b, struct sl_loop *control, void (*fn)(void *arg), void *arg);
 /** block_abandon() - on the channel's loop, a block_commit() follows; see struct block_ops. Return: can the source? */
 bool block_abandon(struct block_channel *c);
+/** block_drain() - on the channel's loop, a block_commit() follows; see struct block_ops */
+void block_drain(struct block_channel *c);
 /** block_report() - control; the figures of the whole stack */
 void block_report(struct block *b, const struct block_report *r);
 

@@ -74,6 +74,11 @@ void filter_abandon(struct block_channel *c)
 	block_abandon(((struct filter_channel *)c)->below);
 }
 
+void filter_drain(struct block_channel *c)
+{
+	block_drain(((struct filter_channel *)c)->below);
+}
+
 void filter_report(struct block *b, const struct block_report *r)
 {
 	block_report(((struct filter *)b)->below, r);

@@ -36,6 +36,7 @@ int filter_refresh(struct block *b, struct sl_err *err);
 int filter_resize(struct block *b, uint64_t size, struct sl_err *err);
 /* Of a filter that holds nothing for long, or lets go of it by itself: what is below is abandoned. */
 void filter_abandon(struct block_channel *c);
+void filter_drain(struct block_channel *c);
 void filter_report(struct block *b, const struct block_report *r);
 
 /**

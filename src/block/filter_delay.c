@@ -114,6 +114,7 @@ static const struct block_ops delay_ops = {
 	.refresh = filter_refresh,
 	.resize = filter_resize,
 	.abandon = delay_abandon,
+	.drain = filter_drain,
 	.report = filter_report,
 };
 

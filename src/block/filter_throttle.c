@@ -26,6 +26,11 @@
  * A flush is neither counted nor held: it is about requests that are done, so
  * holding it would save nobody any work. Requests are held where they are, in
  * the queue's slots: there can be no more of them than the ring has entries.
+ *
+ * When the queue stops, whoever waits for that, a guest that is moved, say,
+ * must not wait for the limit: what is held takes its tokens, which later
+ * requests then lack, and goes on. So stopping and starting gains nobody more
+ * than the limit.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -333,6 +338,23 @@ static void throttle_abandon(struct block_channel *c)
 	filter_abandon(c);
 }
 
+static void throttle_drain(struct block_channel *c)
+{
+	struct throttle_channel *t = (struct throttle_channel *)c;
+	const uint64_t now = sl_now();
+
+	for (unsigned int i = 0; i < NUM_LANES; i++) {
+		struct lane *l = &t->lanes[i];
+
+		for (; l->head; l->granted -= l->granted > 0) {
+			if (!l->granted)
+				take(throttle_of(t)->group, l->head, now);
+			block_forward(t->fc.below, lane_pop(l));
+		}
+		sl_timer_clear(c->loop, &l->timer);
+	}
+}
+
 static void throttle_report(struct block *b, const struct block_report *r)
 {
 	struct throttle *f = (struct throttle *)b;
@@ -376,6 +398,7 @@ static const struct block_ops throttle_ops = {
 	.refresh = filter_refresh,
 	.resize = filter_resize,
 	.abandon = throttle_abandon,
+	.drain = throttle_drain,
 	.report = throttle_report,
 };
 

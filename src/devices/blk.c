@@ -401,6 +401,14 @@ static void blk_abandon(struct sl_queue *q)
 		block_commit(bq->channel);
 }
 
+static void blk_drain(struct sl_queue *q)
+{
+	struct blk_queue *bq = sl_queue_priv(q);
+
+	block_drain(bq->channel);
+	block_commit(bq->channel);
+}
+
 /* ---- queues, features, configuration ---- */
 
 static int blk_queue_start(struct sl_queue *q)
@@ -468,6 +476,7 @@ static const struct sl_device_ops blk_ops = {
 	.queue_stop = blk_queue_stop,
 	.request = blk_request,
 	.commit = blk_commit,
+	.drain = blk_drain,
 	.abandon = blk_abandon,
 	.features_set = set_write_back,
 	.config_written = blk_config_written,

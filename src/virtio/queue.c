@@ -450,10 +450,13 @@ static void stop_on_data_loop(void *arg)
 	q->stopping = true;
 	sl_watch_del(&q->kick);
 	sl_poller_deactivate(q->loop, &q->poller);
-	if (!q->in_flight)
+	if (!q->in_flight) {
 		sl_task_post(q->loop, &q->finish);
-	else
-		set_give_up(q);
+		return;
+	}
+	set_give_up(q);
+	if (q->device->ops->drain)
+		q->device->ops->drain(q);
 }
 
 static void reset_on_data_loop(void *arg)

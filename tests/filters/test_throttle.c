@@ -212,6 +212,33 @@ static void holds_and_lets_go(void)
 	bed_close(&bed);
 }
 
+/* When the queue stops nothing is held, in whatever filter above; but it has used up the tokens. */
+static void drained(void)
+{
+	unsigned char buf[512] = {0};
+	struct io ios[20], later;
+	struct bed bed;
+
+	bed_open(&bed, "blk,memory:1M,iops=1,delay-ms=1,delay-op=flush");
+	for (unsigned int i = 0; i < 20; i++)
+		io_submit(&bed, &ios[i], i % 2 ? BLOCK_READ : BLOCK_WRITE, 512 * i, 512, buf);
+	block_commit(bed.c);
+	CHECK(figure(&bed, "throttle.held") > 0);
+	block_drain(bed.c);
+	block_commit(bed.c);
+	for (unsigned int i = 0; i < 20; i++)
+		CHECK_EQ(io_wait(&bed, &ios[i]), 0);
+	CHECK_EQ(figure(&bed, "throttle.held"), 0);
+	io_submit(&bed, &later, BLOCK_READ, 0, 512, buf);
+	block_commit(bed.c);
+	CHECK_EQ(later.dones, 0);
+	CHECK_EQ(figure(&bed, "throttle.held"), 1);
+	block_drain(bed.c);
+	block_commit(bed.c);
+	CHECK_EQ(io_wait(&bed, &later), 0);
+	bed_close(&bed);
+}
+
 static void keeps_order(void)
 {
 	static struct io ios[100];
@@ -285,6 +312,7 @@ static const struct t_case cases[] = {
 	{"bucket_is_shared", bucket_is_shared},
 	{"refused", refused},
 	{"holds_and_lets_go", holds_and_lets_go},
+	{"drained", drained},
 	{"keeps_order", keeps_order},
 	{"members_take_turns", members_take_turns},
 };
