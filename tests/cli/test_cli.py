@@ -13,17 +13,10 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-SLUICE = os.path.abspath(sys.argv[1])  # the cases run in folders of their own
-MIB = 1 << 20
-BOUND = 120  # seconds, against hangs only
-
-
-def check(cond, what):
-    if not cond:
-        raise AssertionError(what)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from cases import BOUND, MIB, SLUICE, check, main  # noqa: E402 (needs the path)
 
 
 def sluice(*args, **kwargs):
@@ -354,22 +347,4 @@ CASES = [output, descriptors_closed, commands, specs, files, locked, run_files, 
          resize, devices]
 
 
-def main():
-    failed = 0
-    for case in CASES:
-        if len(sys.argv) > 2 and case.__name__ not in sys.argv[2:]:
-            continue
-        with tempfile.TemporaryDirectory(prefix="sluice-cli-") as folder:
-            os.chdir(folder)
-            try:
-                case()
-                print(f"ok {case.__name__}", flush=True)
-            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as why:
-                failed += 1
-                print(f"FAIL {case.__name__}: {why}", flush=True)
-            os.chdir("/")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main(CASES, sys.argv[2:])

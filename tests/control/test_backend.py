@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """vhost-user-blk against QEMU's "Backend program conventions" (docs/interop/vhost-user.rst), and its description.
 
-usage: test_backend.py SLUICE DESCRIPTION
+usage: test_backend.py SLUICE DESCRIPTION [CASE]...
 """
 import json
 import os
@@ -10,17 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 
-SLUICE, DESCRIPTION = (os.path.abspath(p) for p in sys.argv[1:3])
-BOUND = 120  # seconds, against hangs only
-MIB = 1 << 20
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from cases import BOUND, MIB, SLUICE, check, main, until  # noqa: E402 (needs the path)
 
-
-def check(cond, what):
-    if not cond:
-        raise AssertionError(what)
+DESCRIPTION = os.path.abspath(sys.argv[2])
 
 
 def backend(*args, **kwargs):
@@ -31,13 +25,6 @@ def backend(*args, **kwargs):
 def load(op, path="s"):
     return subprocess.run([SLUICE, "bench", "blk", "--socket-path", path, "--op", op, "--seconds", "0.2"],
                           capture_output=True, text=True, timeout=BOUND, check=False)
-
-
-def until(condition, what):
-    end = time.monotonic() + BOUND
-    while not condition():
-        check(time.monotonic() < end, what)
-        time.sleep(0.02)
 
 
 def listens(path="s"):
@@ -125,24 +112,10 @@ def inherited():
         check(process.wait(BOUND) == 0, "it does not end with the connection")
 
 
-def main():
-    failed = 0
-    for case in capabilities, description, wrong, socket_path, read_only, inherited:
-        with tempfile.TemporaryDirectory(prefix="sluice-backend-") as folder:
-            os.chdir(folder)
-            os.symlink(SLUICE, "vhost-user-blk")
-            with open("d", "wb") as f:
-                f.truncate(MIB)
-            try:
-                case()
-                print(f"ok {case.__name__}", flush=True)
-            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as why:
-                failed += 1
-                print(f"FAIL {case.__name__}: {why}", flush=True)
-            finally:
-                os.chdir("/")
-    sys.exit(1 if failed else 0)
+def prepare():
+    os.symlink(SLUICE, "vhost-user-blk")
+    with open("d", "wb") as f:
+        f.truncate(MIB)
 
 
-if __name__ == "__main__":
-    main()
+main([capabilities, description, wrong, socket_path, read_only, inherited], sys.argv[3:], prepare)

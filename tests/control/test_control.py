@@ -13,19 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import termios
 import time
 
-SLUICE = os.path.abspath(sys.argv[1])  # the cases run in folders of their own
-MIB = 1 << 20
-BOUND = 120  # seconds, against hangs only
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from cases import BOUND, MIB, SLUICE, check, main, until  # noqa: E402 (needs the path)
+
 CLIENTS, LINE = 16, 4096  # as in sluice-control(1)
-
-
-def check(cond, what):
-    if not cond:
-        raise AssertionError(what)
 
 
 def sluice(*args):
@@ -41,13 +35,6 @@ def disk(name, mib=4):
     with open(name, "wb") as f:
         f.truncate(mib * MIB)
     return name
-
-
-def until(condition, what):
-    end = time.monotonic() + BOUND
-    while not condition():
-        check(time.monotonic() < end, what)
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -386,21 +373,4 @@ def terminal():
 CASES = [status, resize, quit_, command_lines, socket_file, nonsense, too_many, slow_reader, bounded_stop, top, terminal]
 
 
-def main():
-    failed = 0
-    for case in [c for c in CASES if len(sys.argv) < 3 or c.__name__ in sys.argv[2:]]:
-        with tempfile.TemporaryDirectory(prefix="sluice-control-") as folder:
-            os.chdir(folder)
-            try:
-                case()
-                print(f"ok {case.__name__}", flush=True)
-            except (AssertionError, OSError, subprocess.SubprocessError) as why:
-                failed += 1
-                print(f"FAIL {case.__name__}: {why}", flush=True)
-            finally:
-                os.chdir("/")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+main(CASES, sys.argv[2:])
