@@ -22,7 +22,7 @@
 #include "machine/kvm_vm.h"
 
 #define CODE_AT 0x1000
-#define ROUNDS 3 /* the best of these, as other programs run as well */
+#define ROUNDS 10 /* at most, the best of these counts: other programs run as well */
 #define SLOW_NS 3000000
 
 /* iterations, of two instructions each; %cx has 16 bits */
@@ -113,14 +113,19 @@ static void destroy(struct probe *p)
 		munmap(p->page, 4096);
 }
 
-/* The best of some countdowns from @count, in nanoseconds. */
+static uint64_t rate_of(uint16_t count, uint64_t ns)
+{
+	return 2ULL * count * 1000000000 / ns;
+}
+
+/* The best of some countdowns from @count, in nanoseconds, or the first one that is good. */
 static int best_of(struct probe *p, uint16_t count, uint64_t *best, struct sl_err *err)
 {
 	uint64_t ns = 0;
 	int ret = 0;
 
 	*best = UINT64_MAX;
-	for (int i = 0; i < ROUNDS && !ret; i++) {
+	for (int i = 0; i < ROUNDS && !ret && rate_of(count, *best) < KVM_PROBE_FAST; i++) {
 		ret = count_down(p, count, &ns, err);
 		if (!ret && ns < *best)
 			*best = ns ? ns : 1;
@@ -138,7 +143,7 @@ int kvm_probe(uint64_t *rate, struct sl_err *err)
 	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]) && !ret; i++) {
 		ret = best_of(&p, counts[i], &best, err);
 		if (!ret)
-			*rate = 2ULL * counts[i] * 1000000000 / best;
+			*rate = rate_of(counts[i], best);
 		if (*rate >= KVM_PROBE_FAST || best > SLOW_NS)
 			break;
 	}
