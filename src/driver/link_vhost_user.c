@@ -69,7 +69,8 @@ struct link_queue {
  * @patient:   see struct sl_link_vhost_user_config
  * @sock:      requests to the back-end, -1 when there is no connection
  * @back:      requests of the back-end, -1 when there is no such channel
- * @epoll:     both of them, for event_fd()
+ * @epoll:     both of them and @news, for event_fd()
+ * @news:      eventfd: a request of the back-end was served while an answer was waited for, and events() has to tell
  * @dead:      the protocol is out of step or the back-end has gone
  * @config_changed: seen, and not yet told by events()
  * @features:  what GET_FEATURES said
@@ -82,7 +83,7 @@ struct vu_link {
 	struct sl_link link;
 	char *name, *path;
 	unsigned int timeout_ms;
-	int sock, back, epoll, cancel;
+	int sock, back, epoll, news, cancel;
 	bool patient, dead, config_changed, has_accepted, has_inflight;
 	uint64_t features, protocol, accepted;
 	uint8_t status;
@@ -149,7 +150,10 @@ static bool back_serve(struct vu_link *l)
 	for (unsigned int i = 0; i < BACK_BATCH && (ret = vu_recv(l->back, &l->back_rx, m)) == 1; i++) {
 		known = m->h.request == VU_BACKEND_CONFIG_CHANGE_MSG &&
 			!vu_rule_check(vu_backend_request_rule(m->h.request), m, l->protocol);
-		l->config_changed |= known;
+		if (known && !l->config_changed) {
+			l->config_changed = true;
+			eventfd_write(l->news, 1);
+		}
 		vu_msg_close_fds(m);
 		if (!(m->h.flags & VU_NEED_REPLY))
 			continue;
@@ -708,13 +712,14 @@ static unsigned int vu_link_events(struct sl_link *link)
 	struct vu_link *l = to_vu(link);
 	struct pollfd p = { .fd = l->sock, .events = POLLIN };
 	unsigned int events = 0;
+	eventfd_t n;
 
 	/* Nothing is under way now, so a byte out of turn is as bad as the end of the stream. */
 	if (l->sock >= 0 && poll(&p, 1, 0) > 0)
 		l->dead = true;
 	if (l->back >= 0 && !back_serve(l))
 		back_close(l);
-	if (l->config_changed)
+	if (l->config_changed && !eventfd_read(l->news, &n))
 		events |= SL_LINK_CONFIG;
 	l->config_changed = false;
 	return events | (l->dead ? SL_LINK_GONE : 0u);
@@ -843,6 +848,8 @@ static void vu_link_close(struct sl_link *link)
 	disconnect(l);
 	if (l->epoll >= 0)
 		close(l->epoll);
+	if (l->news >= 0)
+		close(l->news);
 	free(l->name);
 	free(l->path);
 	free(l);
@@ -879,7 +886,7 @@ struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *
 	if (!l)
 		goto nomem;
 	l->link.ops = &vu_link_ops;
-	l->sock = l->back = -1;
+	l->sock = l->back = l->epoll = -1;
 	l->cancel = cfg->cancel_fd > 0 ? cfg->cancel_fd : -1;
 	l->patient = cfg->patient;
 	l->timeout_ms = cfg->timeout_ms ? cfg->timeout_ms : DEFAULT_TIMEOUT_MS;
@@ -888,7 +895,8 @@ struct sl_link *sl_link_vhost_user_open(const struct sl_link_vhost_user_config *
 	l->name = strdup(cfg->path ? cfg->path : "connected socket");
 	l->path = cfg->path ? strdup(cfg->path) : NULL;
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (!l->name || (cfg->path && !l->path) || l->epoll < 0)
+	l->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!l->name || (cfg->path && !l->path) || l->epoll < 0 || l->news < 0 || watch(l, l->news))
 		goto nomem;
 	if (cfg->path)
 		fd = connect_path(l, err);

@@ -54,21 +54,28 @@
 
 #include <sluice/log.h>
 
+#include "base/notify.h"
+
 #define SLOW_STOP_NS 5000000000ull
 
 /* ---- data loops: what passes through this process ---- */
 
-static void relay(void *arg, uint32_t events)
+static void call_driver(void *arg)
 {
 	struct remote_queue *q = arg;
 	bool wanted;
 
-	(void)events;
 	pthread_mutex_lock(&q->r->lock);
 	wanted = q->wanted;
 	pthread_mutex_unlock(&q->r->lock);
 	if (wanted)
 		sl_queue_call(q->r->device, q->index);
+}
+
+static void relay(void *arg, uint32_t events)
+{
+	(void)events;
+	call_driver(arg);
 }
 
 static void place_kick(struct sl_device *d, unsigned int index)
@@ -77,8 +84,8 @@ static void place_kick(struct sl_device *d, unsigned int index)
 	struct remote_queue *q = &r->queues[index];
 
 	pthread_mutex_lock(&r->lock);
-	if (q->wanted)
-		remote_signal(q->setup.kick_fd >= 0 ? q->setup.kick_fd : q->own_kick);
+	if (q->wanted && !r->left)
+		notify_peer(sl_queue_loop(sl_queue_at(d, index)), q->setup.kick_fd >= 0 ? q->setup.kick_fd : q->own_kick);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -300,7 +307,10 @@ static void watch_relay(void *arg)
 
 static void unwatch_relay(void *arg)
 {
-	sl_watch_del(&((struct remote_queue *)arg)->relay);
+	struct remote_queue *q = arg;
+
+	sl_task_cancel(q->relay.loop, &q->call);
+	sl_watch_del(&q->relay);
 }
 
 static int make_queues(struct remote *r, struct sl_err *err)
@@ -315,6 +325,7 @@ static int make_queues(struct remote *r, struct sl_err *err)
 		struct remote_queue *q = &r->queues[i];
 
 		q->relay = (struct sl_watch){.fn = relay, .arg = q, .fd = -1};
+		q->call = (struct sl_task){.fn = call_driver, .arg = q};
 		q->own_kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		q->relay_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (q->relay_fd >= 0)

@@ -17,6 +17,8 @@
  * Fixed:
  * @own_kick: kicks, where the transport has no descriptor for them
  * @relay_fd: calls that pass through this process; @relay waits for them on the data loop
+ * @call:     the keeper's calls, on the data loop. The back-end has the descriptors for kicks and calls as well, and might
+ *            have made them block; nobody here writes to one but by notify_peer()
  *
  * Under @lock; written by the control loop, but for @stopped and @fault:
  * @wanted:   it is to run
@@ -41,6 +43,7 @@ struct remote_queue {
 	unsigned int index;
 	int own_kick, relay_fd;
 	struct sl_watch relay;
+	struct sl_task call;
 
 	bool wanted, used, asked, stopped;
 	struct sl_queue_setup setup;
@@ -81,7 +84,7 @@ struct remote_queue {
  * @begun:     the epoch this back-end was told of; 0: none
  * @region, @region_epoch: inflight region, and for which life of the driver; no region: @region.fd is -1
  * @warned:    ... which was said
- * @since:     when the link was made or lost
+ * @since:     when the link was made or lost; @away: how long there was none before
  * @next_try:  not before; @retry_ms: grows from one to the next
  * @why:       the last reason logged for having no back-end; empty: there is one
  */
@@ -114,7 +117,7 @@ struct remote {
 	bool is_known, present, warned;
 	unsigned int begun, region_epoch, retry_ms;
 	struct sl_link_inflight region;
-	uint64_t since, next_try;
+	uint64_t since, away, next_try;
 	struct sl_err why;
 	struct remote_queue *queues;
 };

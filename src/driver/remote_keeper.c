@@ -128,6 +128,14 @@ static void no_backend(struct remote *r, const char *why)
 	sl_err_set(&r->why, EAGAIN, "%s", why);
 }
 
+/* It is good for something: one that is refused, or refuses, at every attempt is not told of at every attempt. */
+static void have_backend(struct remote *r, const char *how)
+{
+	if (r->why.text[0])
+		sl_log(SL_LOG_INFO, "%s: the back-end is %s after %.1f s", r->name, how, (double)r->away / 1e9);
+	r->why.text[0] = '\0';
+}
+
 static bool is_cut(struct remote *r)
 {
 	bool cut;
@@ -308,11 +316,10 @@ int remote_connect(struct remote *r, struct sl_err *err)
 	}
 	r->link = l;
 	__atomic_store_n(&r->present, true, __ATOMIC_RELAXED);
-	if (r->why.text[0])
-		sl_log(SL_LOG_INFO, "%s: the back-end is %s after %.1f s", r->name, first ? "here" : "back",
-		       (double)(sl_now() - r->since) / 1e9);
-	r->why.text[0] = '\0';
-	r->since = sl_now();
+	r->away = sl_now() - r->since;
+	r->since += r->away;
+	if (first)
+		have_backend(r, "here");
 	return 0;
 }
 
@@ -464,6 +471,11 @@ static void fail_queue(struct remote *r, struct remote_queue *q, const char *why
 	tell(r);
 }
 
+static void call(struct remote *r, struct remote_queue *q)
+{
+	sl_task_send(sl_queue_loop(sl_queue_at(r->device, q->index)), &q->call);
+}
+
 static int start_queue(struct remote *r, struct remote_queue *q, struct sl_err *err)
 {
 	struct sl_link_queue setup;
@@ -495,9 +507,9 @@ static int start_queue(struct remote *r, struct remote_queue *q, struct sl_err *
 		return 0;
 	}
 	q->running = true;
-	remote_signal(q->kick_fd);
+	sl_queue_kick(r->device, q->index);
 	if (q->resumes) /* the dead one may have used buffers and not have called */
-		remote_signal(q->relay_fd);
+		call(r, q);
 	return 0;
 }
 
@@ -517,7 +529,7 @@ static int change_call(struct remote *r, struct remote_queue *q, struct sl_err *
 	close(q->call_fd);
 	q->call_fd = fd;
 	/* A call to the old descriptor may have come when nobody looked there any more. */
-	remote_signal(q->relay_fd);
+	call(r, q);
 	return is_dead(ret) ? ret : 0;
 }
 
@@ -569,6 +581,8 @@ static void converge(struct remote *r)
 		ret = start_queues(r, &err);
 	if (ret)
 		lost(r, ret == -EPIPE ? "the back-end has gone" : err.text);
+	else
+		have_backend(r, "back");
 }
 
 static void look_at_link(struct remote *r)

@@ -104,7 +104,7 @@ static void call_driver(struct sl_queue *q)
 	const struct sl_device *d = q->device;
 
 	count(&q->stats.calls, 1);
-	if (q->call_fd >= 0 && d->transport && d->transport->shared_calls) {
+	if (q->call_fd >= 0 && (d->ops->placement || (d->transport && d->transport->shared_calls))) {
 		notify_peer(q->loop, q->call_fd);
 	} else if (q->call_fd >= 0) {
 		while (write(q->call_fd, &one, sizeof(one)) < 0 && errno == EINTR)

@@ -8,6 +8,8 @@
  */
 #include "bed.h"
 
+#include <sys/eventfd.h>
+
 #include "driver/fake.h"
 
 #define NUM 8
@@ -19,6 +21,7 @@
  * @fake:    the one that is there; under @lock
  * @guests, @enabled, @bases, @regions: connections, queues started, stops and inflight regions asked for so far; atomic
  * @base:    what the last SET_VRING_BASE said; atomic
+ * @fills:   it makes descriptors for kicks and calls block whoever writes to them
  */
 struct host {
 	char *path;
@@ -28,6 +31,7 @@ struct host {
 	void (*set_up)(struct fake *f, unsigned int guest);
 	struct fake *fake;
 	unsigned int guests, enabled, bases, regions, base;
+	bool fills;
 };
 
 static unsigned int get(const unsigned int *n)
@@ -38,6 +42,15 @@ static unsigned int get(const unsigned int *n)
 static void add(unsigned int *n)
 {
 	__atomic_fetch_add(n, 1, __ATOMIC_ACQ_REL);
+}
+
+static void fill(int fd)
+{
+	eventfd_t n;
+
+	REQUIRE(!fcntl(fd, F_SETFL, O_NONBLOCK));
+	eventfd_read(fd, &n);
+	REQUIRE(!eventfd_write(fd, UINT64_MAX - 1) && !fcntl(fd, F_SETFL, 0));
 }
 
 static void converse(struct host *h, struct fake *f)
@@ -54,6 +67,8 @@ static void converse(struct host *h, struct fake *f)
 				close(f->back);
 			f->back = vu_msg_take_fd(&m, 0);
 		}
+		if (h->fills && (request == VU_SET_VRING_KICK || request == VU_SET_VRING_CALL) && m.nfds)
+			fill(m.fds[0]);
 		answer = fake_think(f, &m);
 		pthread_mutex_unlock(&h->lock);
 		if (answer)
@@ -157,14 +172,21 @@ static void start_driver(struct bed *b, struct queue *q)
 	REQUIRE(!sl_link_driver_ok(b->link, &err));
 }
 
-static void open_all(struct host *h, struct bed *b, struct queue *q, void (*set_up)(struct fake *f, unsigned int guest))
+static void open_on(struct host *h, struct bed *b, struct queue *q, void (*set_up)(struct fake *f, unsigned int guest),
+		    enum board_kind kind, bool fills)
 {
 	bed_paths(b);
 	*q = (struct queue){0};
 	host_open(h, b, set_up);
+	h->fills = fills;
 	bed_device(b, &fake_type, false);
-	bed_board(b, BOARD_MMIO_FD);
+	bed_board(b, kind);
 	start_driver(b, q);
+}
+
+static void open_all(struct host *h, struct bed *b, struct queue *q, void (*set_up)(struct fake *f, unsigned int guest))
+{
+	open_on(h, b, q, set_up, BOARD_MMIO_FD, false);
 }
 
 static void close_all(struct host *h, struct bed *b, struct queue *q)
@@ -433,6 +455,95 @@ static void tells_of_a_change(void)
 	close_all(&h, &b, &q);
 }
 
+/* The change comes while the driver's side waits for an answer, and nothing comes after it. */
+static void change_before_the_answer(struct fake *f, struct vu_msg *reply)
+{
+	struct vu_msg m;
+	uint32_t sent = 0;
+
+	(void)reply;
+	if (f->config[10] == 200 || !(f->status & SL_STATUS_DRIVER_OK))
+		return;
+	f->config[10] = 200;
+	vu_msg_init(&m, VU_BACKEND_CONFIG_CHANGE_MSG, 0);
+	REQUIRE(vu_send(f->back, &m, &sent) == 1);
+}
+
+static void changes_early(struct fake *f, unsigned int guest)
+{
+	if (!guest)
+		return;
+	f->request = VU_SET_STATUS;
+	f->sin = SIN_EDIT;
+	f->edit = change_before_the_answer;
+}
+
+static void tells_of_a_change_meanwhile(void)
+{
+	uint8_t byte = 0;
+	struct host h;
+	struct queue q;
+	struct bed b;
+
+	open_all(&h, &b, &q, changes_early);
+	UNTIL(&b, get(&h.enabled));
+	host_kill(&h);
+	UNTIL(&b, !b.link->ops->config_read(b.link, 10, &byte, 1, NULL) && byte == 200);
+	close_all(&h, &b, &q);
+}
+
+/* ---- descriptors that it shares ---- */
+
+static void blocks_nobody(void)
+{
+	static const enum board_kind kinds[] = {BOARD_MMIO, BOARD_MMIO_FD};
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct host h;
+		struct queue q;
+		struct bed b;
+
+		open_on(&h, &b, &q, honest, kinds[i], true);
+		for (unsigned int lives = 1; lives < 4; lives++) {
+			UNTIL(&b, get(&h.enabled) == 2 * lives - 1);
+			host_kill(&h);
+			UNTIL(&b, get(&h.enabled) == 2 * lives);
+			/* where nobody but the kernel and the back-end kicks by descriptor, this is the kernel's */
+			if (kinds[i] == BOARD_MMIO)
+				b.link->ops->kick(b.link, 0, 0);
+			ask_reset(&b);
+			UNTIL(&b, is_reset(&b));
+			start_driver(&b, &q);
+		}
+		close_all(&h, &b, &q);
+	}
+}
+
+/* ---- refusals ---- */
+
+static void refuses_memory(struct fake *f, unsigned int guest)
+{
+	(void)guest;
+	f->request = VU_SET_MEM_TABLE;
+	f->sin = SIN_REFUSE;
+}
+
+/* One line, not one for each attempt. */
+static void refusals_are_told_once(void)
+{
+	const char *line;
+	struct host h;
+	struct queue q;
+	struct bed b;
+
+	open_all(&h, &b, &q, refuses_memory);
+	UNTIL(&b, get(&h.guests) >= 5);
+	remote_leave(b.remote);
+	line = strstr(lines, "SET_MEM_TABLE: the back-end refuses: waiting for it");
+	CHECK(line && !strstr(line + 50, "the back-end"));
+	close_all(&h, &b, &q);
+}
+
 /* ---- without an inflight region ---- */
 
 static void forgetful(struct fake *f, unsigned int guest)
@@ -547,6 +658,9 @@ static const struct t_case cases[] = {
 	{"reset_is_bounded", reset_is_bounded},
 	{"talks_without_end", talks_without_end},
 	{"tells_of_a_change", tells_of_a_change},
+	{"tells_of_a_change_meanwhile", tells_of_a_change_meanwhile},
+	{"blocks_nobody", blocks_nobody},
+	{"refusals_are_told_once", refusals_are_told_once},
 	{"goes_on_where_all_is_done", goes_on_where_all_is_done},
 	{"goes_on_with_what_came_later", goes_on_with_what_came_later},
 	{"needs_a_reset_where_it_is_not", needs_a_reset_where_it_is_not},
