@@ -103,7 +103,8 @@ enum {
  * @set_memory:   replaces the regions; before the first queue_start() or while queues run
  * @queue_start:  let a stopped queue run
  * @queue_stop:   returns when no request is in flight any more; *@base (may be NULL) says where a successor goes on
- * @kick:         the driver made something available; @data: see sl_dq_kick_data(). Never fails, never blocks
+ * @kick:         the driver made something available; @data: see sl_dq_kick_data(). Never fails, and never blocks but with a
+ *                device side in another process that means it to: that shares the eventfd
  * @call_fd:      eventfd that becomes readable when the device calls; -1 while the queue is stopped. Optional
  * @event_fd:     becomes readable when events() has something to say; epoll it, never read it. Optional
  * @events:       SL_LINK_* bits since the last time; never blocks

@@ -160,6 +160,40 @@ static void reset_under_load(void)
 	bed_close(&b);
 }
 
+/* ... but not longer than its bound: then the back-end is cut off, and what it had is forgotten. */
+static void reset_is_bounded(void)
+{
+	stop_timeout_ms = 200;
+	for (int packed = 0; packed < 2; packed++) {
+		struct bed b;
+
+		bed_paths(&b);
+		daemon_start(&b, ",delay-ms=600000");
+		bed_device(&b, &bed_type, packed);
+		bed_board(&b, packed ? BOARD_PCI_FD : BOARD_MMIO);
+		bed_driver(&b);
+		/* a reset that comes before the back-end has taken a request has nothing to wait for */
+		for (uint64_t start = sl_now(); !said("of a stop and is cut off");) {
+			REQUIRE(!hangs(start));
+			offer_all(&b);
+			for (unsigned int i = 0; i < 10; i++)
+				sl_loop_step(b.loop, 2);
+			bed_driver(&b);
+			memset(b.generation, 0, sizeof(b.generation));
+		}
+		for (unsigned int i = 0; i < LANES / 2; i++)
+			offer_any(&b, &b.lanes[i]);
+		vblk_commit(&b.q);
+		daemon_end(&b, SIGKILL);
+		daemon_start(&b, "");
+		drain(&b);
+		CHECK_EQ(b.finished, LANES / 2);
+		read_back(&b);
+		bed_close(&b);
+	}
+	stop_timeout_ms = 0;
+}
+
 static void leave_with_requests(void)
 {
 	struct bed b;
@@ -399,6 +433,7 @@ static const struct t_case cases[] = {
 	{"offered_while_away", offered_while_away},
 	{"reset_while_away", reset_while_away},
 	{"reset_under_load", reset_under_load},
+	{"reset_is_bounded", reset_is_bounded},
 	{"leave_with_requests", leave_with_requests},
 	{"refuses_another", refuses_another},
 	{"grown_while_away", grown_while_away},
