@@ -147,15 +147,20 @@ class Monitor:
         self.file.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name, **arguments):
-        """Answers what the command returned; events are skipped."""
+    def ask(self, name, **arguments):
+        """Answers QMP's answer to the command; events are skipped."""
         self.file.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
         self.file.flush()
         while True:
             answer = json.loads(self.file.readline())
-            check("error" not in answer, f"{name}: {answer}")
-            if "return" in answer:
-                return answer["return"]
+            if "return" in answer or "error" in answer:
+                return answer
+
+    def command(self, name, **arguments):
+        """Answers what the command returned."""
+        answer = self.ask(name, **arguments)
+        check("return" in answer, f"{name}: {answer}")
+        return answer["return"]
 
     def close(self):
         """Hang up."""

@@ -71,7 +71,11 @@ def unplug(monitor, number):
     while any(d["name"] == f"d{number}" for d in monitor.command("qom-list", path="/machine/peripheral")):
         check(time.monotonic() < until, f"disk {number} stays")
         time.sleep(0.1)
-    monitor.command("chardev-remove", id=f"p{number}")
+    # the device has no name any more, but may have its socket for a moment
+    while "is busy" in str(answer := monitor.ask("chardev-remove", id=f"p{number}")):
+        check(time.monotonic() < until, f"{answer}")
+        time.sleep(0.1)
+    check("return" in answer, f"{answer}")
 
 
 def hotplug(lab):
