@@ -279,15 +279,17 @@ out:
 	return ret ? ret : nbd_launch_fd(fd);
 }
 
-static int start_nbd(struct nbd_image *image)
+static int start_nbd(struct nbd_image *image, struct sl_err *why)
 {
+	const char *tmp = getenv("TMPDIR");
 	int fd = listen_privately(image), ret;
 
 	if (fd < 0)
-		return fd;
+		return sl_err_set(why, -fd, "%s: no socket for qemu-nbd can be made there: %s", tmp ? tmp : "/tmp",
+				  strerror(-fd));
 	ret = launch(image, &image->nbd, image->argv, fd);
 	close(fd);
-	return ret;
+	return ret ? sl_err_set(why, -ret, "cannot start qemu-nbd: %s", strerror(-ret)) : 0;
 }
 
 /* ---- the keeper ---- */
@@ -354,10 +356,10 @@ static int recover(struct nbd_image *image, struct nbd_place *at, struct sl_err 
 static int begin(struct nbd_image *image, struct sl_err *why)
 {
 	struct nbd_place *at;
-	int ret = start_nbd(image);
+	int ret = start_nbd(image, why);
 
 	if (ret)
-		return sl_err_set(why, -ret, "cannot start qemu-nbd: %s", strerror(-ret));
+		return ret;
 	at = make_place(image, why);
 	if (!at)
 		return -ENOMEM;
@@ -700,10 +702,13 @@ int nbd_image_open(const char *path, const char *format, const char *cache, cons
 		ret = sl_err_set(err, EINVAL, "%s: TLS is for servers, not for images", path);
 	if (ret)
 		return ret;
-	while ((ret = open_once(path, format, cache, o, no.timeout, out, err)) && strstr(err->text, "\" lock") &&
-	       sl_now() < until) {
+	for (;;) {
+		const bool last = sl_now() >= until;
+
+		ret = open_once(path, format, cache, o, no.timeout, out, err);
+		if (!ret || last || !strstr(err->text, "\" lock"))
+			return ret;
 		nanosleep(&pause, NULL);
 		err->text[0] = '\0';
 	}
-	return ret;
 }

@@ -99,6 +99,8 @@ int main(int argc, char **argv)
 	fill_standard_descriptors();
 	/* A peer or a reader that goes away is an error code, not the end of the process. */
 	signal(SIGPIPE, SIG_IGN);
+	/* So is a file that has become as large as files may be here (ulimit -f): one request's, not everybody's. */
+	signal(SIGXFSZ, SIG_IGN);
 	me = me ? me + 1 : argc ? argv[0] : "";
 	return flush_output(!strcmp(me, BACKEND_NAME) ? cmd_backend(argc, argv) : run_command(argc, argv));
 }

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -135,6 +136,8 @@ def files():
     serve(2, "missing: cannot open: No such file", "missing")
     os.mkdir("folder")
     serve(2, "folder: is a directory", "folder")
+    serve(2, "overlay=o: cannot make it large enough: File too large", "null:1M,overlay=o",
+          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)))
     serve(2, "small: too small", disk("small", 100))
     serve(2, "empty: too small", disk("empty", 0))
     serve(2, "odd: 1000 bytes are no multiple of the block size", disk("odd", 1000))

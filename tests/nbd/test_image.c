@@ -369,7 +369,8 @@ static void lock_given_back(void)
 	pid_t pid;
 
 	REQUIRE(!shell("qemu-img create -q -f qcow2 %s/a.qcow2 8M", dir));
-	pid = serve("timeout 1 qemu-nbd -t -f qcow2 -k %s %s/a.qcow2", sock, dir);
+	pid = serve("qemu-nbd -t -f qcow2 -k %s %s/a.qcow2", sock, dir);
+	REQUIRE(!shell("(sleep 1; kill %d) &", (int)pid));
 	bed_open(&bed, "blk,%s/a.qcow2,format=qcow2", dir);
 	CHECK_EQ(bed.block->info.size, 8 * MiB);
 	bed_close(&bed);
@@ -415,6 +416,9 @@ static void errors(void)
 	refuses("qemu-utils", "blk,%s/a.qcow2,format=qcow2", dir);
 	setenv("PATH", programs, 1);
 	free(programs);
+	setenv("TMPDIR", "/nowhere", 1);
+	refuses("/nowhere: no socket", "blk,%s/a.qcow2,format=qcow2", dir);
+	unsetenv("TMPDIR");
 }
 
 static const struct t_case cases[] = {
