@@ -6,9 +6,12 @@
 #include "cli/control.h"
 
 #include <getopt.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PATIENCE_MS 3000
 
 static const char help_text[] =
 	"usage: sluice control --control PATH COMMAND [--json]\n\n"
@@ -144,16 +147,27 @@ static json_t *make_request(int argc, char **argv, int *status)
 	return request;
 }
 
+/* A resize takes its time, and a process may stand still: whoever waits is told for what. */
+static void wait_for_answer(int fd, const char *path)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	if (!poll(&p, 1, PATIENCE_MS))
+		fprintf(stderr, "sluice: control: %s: no answer yet; waiting, Ctrl-C ends it\n", path);
+}
+
 static int ask(const char *path, json_t *request, bool json)
 {
 	struct sl_err err = {0};
 	json_t *result = NULL;
 	int fd = control_connect(path, &err);
 
-	if (fd < 0)
+	if (fd < 0) {
 		json_decref(request);
-	else if (!control_send(fd, path, request, &err))
+	} else if (!control_send(fd, path, request, &err)) {
+		wait_for_answer(fd, path);
 		result = control_receive(fd, path, &err);
+	}
 	if (fd >= 0)
 		close(fd);
 	if (!result) {

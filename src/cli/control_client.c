@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ const char *control_path(const char *path)
 int control_connect(const char *path, struct sl_err *err)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	struct stat st;
 	int fd, ret;
 
 	if (strlen(path) >= sizeof(sun.sun_path))
@@ -33,8 +35,11 @@ int control_connect(const char *path, struct sl_err *err)
 		return sl_err_set(err, errno, "%s: %s", path, strerror(errno));
 	if (!connect(fd, (const struct sockaddr *)&sun, sizeof(sun)))
 		return fd;
-	ret = sl_err_set(err, errno, "%s: %s", path,
-			 errno == ECONNREFUSED ? "nobody listens there any more" : strerror(errno));
+	if (errno != ECONNREFUSED)
+		ret = sl_err_set(err, errno, "%s: %s", path, strerror(errno));
+	else
+		ret = sl_err_set(err, ECONNREFUSED, "%s: %s", path, !stat(path, &st) && !S_ISSOCK(st.st_mode) ?
+				 "is no socket" : "nobody listens there any more");
 	close(fd);
 	return ret;
 }

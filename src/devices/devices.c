@@ -82,20 +82,42 @@ void device_features(const struct device_options *o, struct sl_features *f)
 		sl_features_set(f, SL_F_IN_ORDER);
 }
 
-/* A key that nobody took but some layer knows is good, only not with this source. */
-static int refuse_misplaced(const struct device_type *t, const struct spec *s, struct sl_err *err)
+/* A key that nobody took but some layer of the type knows, and the layer's name; NULL: there is none. */
+static const char *other_key(const struct device_type *t, const struct spec *s, const char **layer)
 {
 	for (unsigned int i = 0; i < s->n; i++) {
 		if (s->pairs[i].used)
 			continue;
 		for (const struct opt_table *const *table = t->tables; *table; table++)
-			for (const struct opt_def *d = (*table)->defs; d->name; d++)
+			for (const struct opt_def *d = (*table)->defs; d->name; d++) {
+				*layer = (*table)->layer;
 				if (!strcmp(d->name, s->pairs[i].key))
-					return sl_err_set(err, EINVAL,
-							  "%s: key '%s' belongs to '%s' and means nothing to %s",
-							  s->type, d->name, (*table)->layer, s->source ? s->source : "it");
+					return d->name;
+			}
 	}
-	return 0;
+	return NULL;
+}
+
+/* Such a key is good, only not with this source. */
+static int refuse_misplaced(const struct device_type *t, const struct spec *s, struct sl_err *err)
+{
+	const char *layer, *key = other_key(t, s, &layer);
+
+	return !key ? 0 : sl_err_set(err, EINVAL, "%s: key '%s' belongs to '%s' and means nothing to %s", s->type, key, layer,
+				     s->source ? s->source : "it");
+}
+
+int device_finish_elsewhere(const struct device_type *type, const struct opt_table *const *tables, const struct spec *s,
+			    struct sl_err *err)
+{
+	const char *layer, *key = other_key(type, s, &layer);
+
+	if (s->source)
+		return sl_err_set(err, EINVAL, "%s: %s: the source belongs to the process that serves socket=", s->type,
+				  s->source);
+	if (key)
+		return sl_err_set(err, EINVAL, "%s: key '%s' belongs to the process that serves socket=", s->type, key);
+	return opts_finish(tables, s, err);
 }
 
 struct served_device *device_open(struct spec *s, const struct device_env *env, struct sl_err *err)

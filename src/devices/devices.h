@@ -136,6 +136,13 @@ const struct device_type *device_type_find(const char *name, struct sl_err *err)
  * every key of @s was known to one of the type's tables.
  */
 struct served_device *device_open(struct spec *s, const struct device_env *env, struct sl_err *err);
+/**
+ * device_finish_elsewhere() - error for what the text of a device that another process serves says beside @tables
+ *
+ * opts_finish(), and a source, or a key of @type that is that other process's business.
+ */
+int device_finish_elsewhere(const struct device_type *type, const struct opt_table *const *tables, const struct spec *s,
+			    struct sl_err *err);
 /** device_close() - all queues are stopped and the transport is detached; NULL allowed */
 void device_close(struct served_device *d);
 /** device_refresh() - the back-end may have changed (a disk was resized); 0 or -errno with @err filled */

@@ -143,12 +143,9 @@ static int open_remote(struct machine_device *d, struct sl_err *err)
 	d->type = device_type_find(d->spec.type, err);
 	if (!d->type)
 		return -EINVAL;
-	if (d->spec.source)
-		return sl_err_set(err, EINVAL, "%s: %s: the source belongs to the process that serves socket=",
-				  d->spec.type, d->spec.source);
 	ret = opts_apply(&place_table, &d->spec, &d->place, err);
 	if (!ret)
-		ret = opts_finish(tables, &d->spec, err);
+		ret = device_finish_elsewhere(d->type, tables, &d->spec, err);
 	if (ret)
 		return ret;
 	if (stat(d->place.socket, &st))

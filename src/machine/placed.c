@@ -149,7 +149,7 @@ static int read_keys(struct machine_device *d, const struct placed_type *t, stru
 	if (!ret && t->type == &device_fs)
 		ret = opts_apply(&fs_options_table, &d->spec, fs, err);
 	if (!ret)
-		ret = opts_finish(t->tables, &d->spec, err);
+		ret = device_finish_elsewhere(t->type, t->tables, &d->spec, err);
 	/* One that is not there yet is waited for. */
 	if (!ret && !stat(o->socket, &st) && !S_ISSOCK(st.st_mode))
 		ret = sl_err_set(err, EINVAL, "%s: socket=%s: is no socket", d->spec.type, o->socket);
@@ -184,9 +184,6 @@ int placed_open(struct machine_device *d, const struct device_env *env, int inte
 	if (!t)
 		return -EINVAL;
 	cfg.type = t->remote;
-	if (d->spec.source)
-		return sl_err_set(err, EINVAL, "%s: %s: the source belongs to the process that serves socket=",
-				  d->spec.type, d->spec.source);
 	ret = read_keys(d, t, &o, &fs, err);
 	if (!ret && t->type == &device_fs) {
 		ret = fs_configure(&fs, &config, err);

@@ -200,6 +200,7 @@ def run_devices():
     run(2, "fs: engine qemu cannot host it; engine kvm can", "fs,tag=t,socket=qcow2")
     run(2, "unknown key 'quues'; did you mean 'queues'", "blk,socket=s,quues=1")
     run(2, "disk: the source belongs to the process that serves", "blk,disk,socket=s")
+    run(2, "key 'readonly' belongs to the process that serves", "blk,socket=s,readonly=on")
     run(2, "the second: cannot open", "blk,null:1M", "--device", "blk,the second")
 
 

@@ -192,6 +192,19 @@ def socket_file():
     disk("c")
     done = sluice("serve", "--control", "c", "--device", "blk,null:1G,socket=t")
     check(done.returncode == 2 and "a file of this name that is no socket" in done.stderr, done)
+    done = sluice("top", "--control", "c")
+    check(done.returncode == 1 and done.stderr == "sluice: top: c: is no socket\n", done)
+
+
+def stands_still():
+    """Whoever asks a process that does not answer is told that this is what is waited for."""
+    with serve("blk,null:1G,socket=s") as process:
+        process.send_signal(signal.SIGSTOP)
+        with subprocess.Popen([SLUICE, "control", "--control", "c", "status"], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as asks:
+            check("c: no answer yet" in asks.stderr.readline(), "it waits without a word")
+            process.send_signal(signal.SIGCONT)
+            check("queue 0" in asks.communicate(timeout=BOUND)[0] and asks.returncode == 0, "no answer")
 
 
 # ---- clients that are not honest ----
@@ -370,7 +383,7 @@ def terminal():
         until(lambda: not os.path.exists("c"), "it does not quit")
 
 
-CASES = [status, resize, quit_, command_lines, socket_file, nonsense, too_many, slow_reader, bounded_stop, top, terminal]
+CASES = [status, resize, quit_, command_lines, socket_file, stands_still, nonsense, too_many, slow_reader, bounded_stop, top, terminal]
 
 
 main(CASES, sys.argv[2:])

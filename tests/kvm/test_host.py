@@ -443,6 +443,7 @@ def refuses(lab):
             "--initrd": ("--initrd", lab.path("missing")),
             "is no socket": ("--device", "blk,socket=" + lab.path("good")),
             "the source belongs to the process": ("--device", "blk,null:1M,socket=" + lab.path("good")),
+            "key 'readonly' belongs to the process": ("--device", "blk,readonly=on,socket=" + lab.path("sock")),
             "tag=NAME is needed": ("--device", "fs,socket=" + lab.path("sock")),
             "--console serial: wants stdio, pty": ("--console", "serial"),
             "transport": ("--device", "blk,null:1M,transport=isa")}.items():
