@@ -557,23 +557,6 @@ static void set_index(struct bed *b, uint64_t ring, uint16_t idx)
 	__atomic_store_n((uint16_t *)((char *)b->dma.region.hva + (ring - ADDR) + 2), idx, __ATOMIC_RELEASE);
 }
 
-static void goes_on_where_all_is_done(void)
-{
-	struct host h;
-	struct queue q;
-	struct bed b;
-
-	open_all(&h, &b, &q, forgetful);
-	UNTIL(&b, get(&h.enabled));
-	set_index(&b, q.setup.driver, 5);
-	set_index(&b, q.setup.device, 5);
-	host_kill(&h);
-	UNTIL(&b, get(&h.enabled) == 2);
-	CHECK_EQ(get(&h.base), 5);
-	CHECK(!(board_read(&b.board, MMIO_STATUS, 4) & SL_STATUS_NEEDS_RESET));
-	close_all(&h, &b, &q);
-}
-
 static struct bed *offering;
 static const struct queue *offered_in;
 
@@ -583,8 +566,8 @@ static void offer_at_once(const char *line)
 		set_index(offering, offered_in->setup.driver, 6);
 }
 
-/* What is made available once the death is known, the dead one has not begun. */
-static void goes_on_with_what_came_later(void)
+/* A back-end that was done with all it had dies; @watch sees the lines about it. */
+static void goes_on(void (*watch)(const char *line))
 {
 	struct host h;
 	struct queue q;
@@ -596,13 +579,24 @@ static void goes_on_with_what_came_later(void)
 	set_index(&b, q.setup.device, 5);
 	offering = &b;
 	offered_in = &q;
-	watch_lines(offer_at_once);
+	watch_lines(watch);
 	host_kill(&h);
 	UNTIL(&b, get(&h.enabled) == 2);
 	CHECK_EQ(get(&h.base), 5);
 	CHECK(!(board_read(&b.board, MMIO_STATUS, 4) & SL_STATUS_NEEDS_RESET));
 	watch_lines(NULL);
 	close_all(&h, &b, &q);
+}
+
+static void goes_on_where_all_is_done(void)
+{
+	goes_on(NULL);
+}
+
+/* What is made available once the death is known, the dead one has not begun. */
+static void goes_on_with_what_came_later(void)
+{
+	goes_on(offer_at_once);
 }
 
 static void needs_a_reset_where_it_is_not(void)
