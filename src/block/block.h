@@ -104,7 +104,8 @@ struct block_report;
  * @abandon:      on the channel's loop; nobody waits any longer: each request in flight is finished with -ETIMEDOUT by
  *                the next commit, and its memory is not touched again. The store may still carry it out. Optional: a
  *                source without it always answers in the end
- * @drain:        on the channel's loop; a stop begins: what is only held to keep a limit goes on. Optional
+ * @drain:        on the channel's loop; a stop begins: what is held only to keep a limit goes on, and so does what
+ *                still comes until the channel is detached. Optional
  * @report:       control, beside data loops; say how the source is, see struct block_report. Optional
  */
 struct block_ops {

@@ -102,11 +102,13 @@ struct lane {
  * @now:   sl_now() of this batch; 0: not looked at yet
  * @spare: tokens that this batch may spend before it takes them
  * @spent: of these
+ * @draining: nothing is held any more, also what a filter above lets go of later; until it is detached
  */
 struct throttle_channel {
 	struct filter_channel fc;
 	struct lane lanes[NUM_LANES];
 	uint64_t now, spare[NUM_LIMITS], spent[NUM_LIMITS];
+	bool draining;
 };
 
 /** struct wait - in a request's scratch; @due: when it goes on, once granted */
@@ -293,7 +295,7 @@ static void throttle_submit(struct block_channel *c, struct block_req *req)
 	settle(t);
 	if (!l->head)
 		due = take(throttle_of(t)->group, req, t->now);
-	if (l->head || due > t->now)
+	if (l->head || (due > t->now && !t->draining))
 		lane_hold(l, req, t->now, due);
 	else
 		block_forward(t->fc.below, req);
@@ -343,6 +345,7 @@ static void throttle_drain(struct block_channel *c)
 	struct throttle_channel *t = (struct throttle_channel *)c;
 	const uint64_t now = sl_now();
 
+	t->draining = true;
 	for (unsigned int i = 0; i < NUM_LANES; i++) {
 		struct lane *l = &t->lanes[i];
 

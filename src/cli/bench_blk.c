@@ -494,8 +494,8 @@ static void print_json(const struct bench *b, const struct bench_result *r)
 	json_t *device = json_string(where(b)); /* NULL: no UTF-8 */
 	json_t *root = json_pack(
 		"{s:o, s:s, s:i, s:i, s:i, s:s, s:s, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:f, s:f, s:o}", "device",
-		device ? device : json_string("?"), "op", op_names[p->op], "block_size", (int)p->block_size, "depth", (int)p->depth, "queues",
-		(int)p->queues, "completions", p->interrupt ? "interrupt" : "poll", "ring",
+		device ? device : json_string("?"), "op", op_names[p->op], "block_size", (int)p->block_size, "depth",
+		(int)p->depth, "queues", (int)p->queues, "completions", p->interrupt ? "interrupt" : "poll", "ring",
 		b->packed ? "packed" : "split", "seconds", r->seconds, "requests", (json_int_t)r->done, "errors",
 		(json_int_t)r->errors, "differences", (json_int_t)r->mismatches, "iops", r->iops, "bytes_per_second",
 		r->iops * p->block_size, "latency_ns", latency, "kicks_per_io", per_io(r, r->kicks), "calls_per_io",

@@ -7,7 +7,6 @@
  */
 #include "cli/pattern.h"
 
-
 static uint64_t word(uint64_t seed, size_t i)
 {
 	uint64_t x = seed + i * 0x9e3779b97f4a7c15ull;

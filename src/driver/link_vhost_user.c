@@ -719,9 +719,11 @@ static unsigned int vu_link_events(struct sl_link *link)
 		l->dead = true;
 	if (l->back >= 0 && !back_serve(l))
 		back_close(l);
-	if (l->config_changed && !eventfd_read(l->news, &n))
+	if (l->config_changed) {
+		eventfd_read(l->news, &n);
+		l->config_changed = false;
 		events |= SL_LINK_CONFIG;
-	l->config_changed = false;
+	}
 	return events | (l->dead ? SL_LINK_GONE : 0u);
 }
 

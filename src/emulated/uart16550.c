@@ -2,7 +2,6 @@
 /* uart16550.c - the serial port of a PC */
 #include "emulated/uart16550.h"
 
-
 /* registers; with LCR_DLAB the first two are the divisor */
 enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 

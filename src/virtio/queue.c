@@ -125,9 +125,7 @@ static void flush(void *arg)
 {
 	struct sl_queue *q = arg;
 
-	if (q->broken)
-		return;
-	if (q->staged)
+	if (q->staged && !q->broken)
 		show(q);
 	if (!q->owes_call)
 		return;
