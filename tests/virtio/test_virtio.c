@@ -311,16 +311,30 @@ static void publish(struct rig_queue *q, unsigned int index)
 		sl_queue_kick(device, index);
 }
 
+/* A device with one queue of @num entries in the @bits-th format. */
+static void open_format(struct rig_queue *q, unsigned int bits, uint16_t num)
+{
+	struct sl_features f = choose(bits);
+
+	open_device(1);
+	CHECK_EQ(sl_device_accept(device, &f), 0);
+	start(q, 0, num, &f);
+}
+
+static void close_format(struct rig_queue *q)
+{
+	direct_stop(&direct, 0);
+	rig_queue_close(q);
+	close_device();
+}
+
 static void requests_go_round_in_every_format(void)
 {
 	for (unsigned int bits = 0; bits < 16; bits++) {
-		struct sl_features f = choose(bits);
 		struct io io[4] = {0};
 		struct rig_queue q;
 
-		open_device(1);
-		CHECK_EQ(sl_device_accept(device, &f), 0);
-		start(&q, 0, 16, &f);
+		open_format(&q, bits, 16);
 		for (unsigned int round = 0; round < 100; round++) {
 			unsigned int n = 1 + round % 4;
 
@@ -333,9 +347,7 @@ static void requests_go_round_in_every_format(void)
 			CHECK(!sl_dq_get(q.dq, NULL));
 		}
 		CHECK(!sl_dq_broken(q.dq));
-		direct_stop(&direct, 0);
-		rig_queue_close(&q);
-		close_device();
+		close_format(&q);
 	}
 }
 
@@ -354,13 +366,10 @@ static void look_while_done(struct sl_queue *q)
 static void long_round_shows_what_is_done(void)
 {
 	for (unsigned int bits = 0; bits < 16; bits++) {
-		struct sl_features f = choose(bits);
 		struct io io[40] = {0};
 		struct rig_queue q;
 
-		open_device(1);
-		CHECK_EQ(sl_device_accept(device, &f), 0);
-		start(&q, 0, 256, &f);
+		open_format(&q, bits, 256);
 		steps(2);
 		watched = &q;
 		seen_early = 0;
@@ -374,9 +383,7 @@ static void long_round_shows_what_is_done(void)
 		while (sl_dq_get(q.dq, NULL))
 			seen_early++;
 		CHECK_EQ(seen_early, 40);
-		direct_stop(&direct, 0);
-		rig_queue_close(&q);
-		close_device();
+		close_format(&q);
 	}
 }
 
